@@ -1,0 +1,60 @@
+# demo   train an xLSTM and an LSTM on the Python manual and compare them (about three minutes)
+# test   the tests
+# check  format, lint, types, then the tests: what a change must pass
+# fix    format and repair what ruff can repair
+# bench  the timings of docs/benchmarks.md (makes its own environment in .bench)
+# oracles  compare with the published packages, live (makes its own environments)
+# Every target first sets up .venv by itself.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.exgate
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# One thread per worker: two workers with two threads each are slower than two with one.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+.PHONY: demo test check fix bench oracles clean
+
+demo: $(STAMP)
+	@$(BIN)/exgate demo
+
+test: $(STAMP)
+	@$(PYTEST)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	@$(PYTEST)
+
+fix: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@bash benchmarks/run.sh
+
+oracles: $(STAMP)
+	@bash tests/oracles/run.sh
+
+clean:
+	rm -rf .venv .bench .oracles build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first and alone: it decides the platform (CPU or CUDA), the rest follows.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; python=; \
+	for p in python3 python3.11 python3.12 python3.13 python; do \
+		if command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$p; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "exgate needs Python 3.11 or newer, and found none among python3, python3.11, python3.12, python3.13." >&2; exit 1; \
+	fi; \
+	if [ ! -x $(BIN)/python ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "setting up .venv with $$($$python --version) (a minute or more; 1 GB, more where pip picks a CUDA build of torch)"; \
+		rm -rf .venv; \
+		$$python -m venv .venv || { echo "This Python cannot make environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	fi; \
+	echo "  installing torch ..."; $(PIP) torch; \
+	echo "  installing exgate and the tools of its tests ..."; $(PIP) -e '.[dev,text,plot,log]'; \
+	touch $(STAMP)
