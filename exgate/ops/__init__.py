@@ -1,0 +1,12 @@
+"""The recurrences as pure functions: tensors and a state in, tensors and a state out.
+
+`exgate.ops.mlstm` and its like are the functions; their backends are imported as `from exgate.ops.mlstm import eager`.
+"""
+
+from exgate.ops.conv import ConvState, conv
+from exgate.ops.dispatch import use_backend
+from exgate.ops.lstm import LSTMState, lstm
+from exgate.ops.mlstm import MLSTMState, mlstm
+from exgate.ops.slstm import SLSTMState, slstm
+
+__all__ = ["ConvState", "LSTMState", "MLSTMState", "SLSTMState", "conv", "lstm", "mlstm", "slstm", "use_backend"]

@@ -1,0 +1,1 @@
+from exgate.ops.conv.reference import refuses, run  # replaced shortly

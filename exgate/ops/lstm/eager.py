@@ -1,0 +1,1 @@
+from exgate.ops.lstm.reference import refuses, run  # replaced shortly
