@@ -1,0 +1,92 @@
+"""The command line: `exgate COMMAND ...`. The commands are the files of this folder that define `main`.
+
+A command file's docstring is its help: the first line is the line in `exgate --help`, the rest should hold an example.
+Its `main(argv: list[str]) -> int | None` parses the arguments that follow the command's name and returns the exit status.
+Listing the commands reads the files and imports none of them; running one imports that one alone.
+"""
+
+import ast
+import difflib
+import sys
+from importlib import import_module
+from pathlib import Path
+
+HELP = """\
+exgate: LSTM, sLSTM and mLSTM language models, trained and used from the command line.
+
+usage: exgate COMMAND [arguments]
+
+commands:
+{commands}
+
+examples:
+  exgate train small                      train a small xLSTM on CPython's own manual, a few minutes on two cores
+  exgate generate runs/small "The import" read what it writes
+  exgate COMMAND --help                   the arguments of one command, with examples
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0, or 2 with one sentence on stderr for the caller's mistakes.
+
+    Args:
+        argv: the words after `exgate`; None takes them from the process.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    known = commands()
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        width = max((len(name) for name in known), default=0)
+        lines = "\n".join(f"  {name:<{width}}  {line}" for name, line in known.items())
+        print(HELP.format(commands=lines), end="")
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"exgate {version('exgate')}")
+        except PackageNotFoundError:
+            print("exgate (not installed: run from its folder)")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        return complain(f"exgate: there is no command '{name}'; the commands are {', '.join(known)}.{hint}")
+    try:
+        return import_module(f"exgate.cli.{name}").main(rest) or 0
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: nothing is wrong, and nobody is left to tell.
+        # A null stdout keeps Python from complaining once more when it flushes at exit.
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        return 0
+    except KeyboardInterrupt:
+        return complain("exgate: stopped by Ctrl-C.", status=130)
+    except (ValueError, OSError, ImportError) as error:
+        return complain(sentence(error))
+
+
+def commands() -> dict[str, str]:
+    """Name and first docstring line of each command file, in the order of their names, found without importing them."""
+    found = {}
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        if file.stem == "__init__":
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            found[file.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def sentence(error: BaseException) -> str:
+    """The words of an error: its message, and for a bare operating-system error the file that it is about."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"exgate: {error.filename}: {error.strerror}." if error.filename else f"exgate: {error.strerror}."
+    return str(error) or type(error).__name__
+
+
+def complain(message: str, *, status: int = 2) -> int:
+    """Prints a message on stderr, red on a terminal, and returns the exit status."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
+    return status
