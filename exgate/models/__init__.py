@@ -1,0 +1,1 @@
+"""The models: one file per architecture, and what reads and writes them."""

@@ -1,0 +1,301 @@
+"""Models on disk: a folder with `model.safetensors` and `config.json`, and the folders and files of other packages.
+
+The file system is the registry: the name of a model is the name of the file in `exgate/models/` that has its
+`Config` and its `build`, and the entry "model" of `config.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import json
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import exgate.models
+from exgate.models.weights import Weights
+
+
+def names() -> list[str]:
+    """The models that can be built: the files of this folder that have a `Config` and a `build`."""
+    files = [file.name for file in pkgutil.iter_modules(exgate.models.__path__)]
+    return [file for file in files if _is_architecture(importlib.import_module(f"exgate.models.{file}"))]
+
+
+def name(config: Any) -> str:
+    """The name of the model that a config describes: its file in `exgate/models/`."""
+    return type(config).__module__.rpartition(".")[2]
+
+
+def build(config: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
+    """The model of a config, initialised as published (on the device "meta": shapes only)."""
+    return _architecture(name(config)).build(config, device=device, dtype=dtype)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The fields of a config, after "model": its name. What `config.json` holds."""
+    return {"model": name(config), **dataclasses.asdict(config)}
+
+
+def config_from_dict(fields: Mapping[str, Any]) -> Any:
+    """The way back from `config_to_dict`; fields that are left out keep their defaults.
+
+    Raises:
+        ValueError: no or an unknown "model", an unknown field (with the nearest right one), a missing field, or
+            a value of another type.
+    """
+    fields = dict(fields)
+    if "model" not in fields:
+        raise ValueError(f'config: the entry "model" is missing. It is one of: {", ".join(names())}.')
+    cls = _architecture(fields.pop("model")).Config
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    for key in fields:
+        if key not in known:
+            raise ValueError(f"config of {_name_of(cls)}: {unknown(key, known)}")
+    for key, value in fields.items():
+        fields[key] = _checked(cls, known[key], value)
+    missing = [
+        key
+        for key, field in known.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and key not in fields
+    ]
+    if missing:
+        raise ValueError(f"config of {_name_of(cls)}: no value for {', '.join(missing)}. Add it.")
+    return cls(**fields)
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], *, format: str = "exgate") -> None:
+    """Write a model into a folder, which is made if it is not there; a reader never sees half a file.
+
+    Args:
+        model: a `LanguageModel`. Its parameters are written in the type that they have.
+        path: the folder.
+        format: "exgate" (`model.safetensors` and `config.json`), or "transformers": what
+            `transformers.AutoModelForCausalLM.from_pretrained` loads, for models of 7B's kind.
+    Raises:
+        ValueError: unknown format, `path` is a file, or transformers cannot express the model (says what).
+    """
+    if format not in ("exgate", "transformers"):
+        raise ValueError(f"save: {unknown(format, ('exgate', 'transformers'), what='format')}")
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"save: {folder} is a file, but a model is a folder. Give the name of a folder.")
+    tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    config = config_to_dict(model.config)
+    if format == "transformers":
+        from exgate.models.foreign_7b import to_transformers
+
+        config, tensors = to_transformers(model.config, tensors)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A tensor that appears under two names, or is a view of a larger one, is written on its own.
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
+    _replace(folder / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    _replace(folder / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """Open a saved model, without being told which package wrote it.
+
+    Args:
+        path: our folder; a folder or a file (.safetensors, .pt, .pth, .bin, .ckpt) of the `xlstm` package
+            (xLSTMLMModel or xLSTMLarge) or of `transformers` (xLSTMForCausalLM); or a name on the Hugging Face hub,
+            "organisation/name".
+        device, dtype: of the parameters; None keeps the type of the file.
+        overrides: fields of the model's config, in place of what the files say or what is assumed: `soft_cap=0.0`.
+    Returns:
+        The `LanguageModel`, in training mode as built; `model.config` is its config. What tensors and configs leave
+        open is assumed as published and printed on stderr in one line.
+    Raises:
+        ValueError: nothing there, not a model, damaged file, or tensors that do not fit: each with its name.
+    Cost: the tensors are read one by one into the parameters; there is no second copy of the model.
+    """
+    weights, config = _open(_local(path))
+    notes: list[str] = []
+    if config is not None and "model" in config:
+        config_ = _overridden(_config_of(weights, config), overrides)
+        plan: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] | None = None
+    else:
+        from exgate.models import foreign
+
+        config_, plan, notes = foreign.read(weights, config or {}, overrides)
+    model = _filled(config_, weights, plan, torch.device(device), dtype)
+    if notes:
+        print(f"exgate: {weights.name}: {'; '.join(notes)}", file=sys.stderr)
+    return model
+
+
+def unknown(key: str, known: Iterable[str], *, what: str = "field") -> str:
+    """The sentence for a wrong key: it names the nearest right one."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    if near:
+        return f"unknown {what} '{key}'. Did you mean '{near[0]}'?"
+    return f"unknown {what} '{key}'. There are: {', '.join(known)}."
+
+
+def _is_architecture(module: ModuleType) -> bool:
+    return dataclasses.is_dataclass(getattr(module, "Config", None)) and callable(getattr(module, "build", None))
+
+
+def _architecture(model: Any) -> ModuleType:
+    known = names()
+    if model not in known:
+        raise ValueError(unknown(str(model), known, what="model"))
+    return importlib.import_module(f"exgate.models.{model}")
+
+
+def _name_of(cls: type) -> str:
+    return cls.__module__.rpartition(".")[2]
+
+
+def _checked(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
+    """A value from JSON or TOML, if its type is that of the field: whole numbers pass for floats, nothing else."""
+    kinds = {"int": int, "float": float, "str": str, "bool": bool}
+    kind = field.type if isinstance(field.type, type) else kinds.get(str(field.type))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in kinds.values() and type(value) is not kind:
+        raise ValueError(
+            f"config of {_name_of(cls)}: {field.name} is {value!r}, but should be of type {kind.__name__}."
+        )
+    return value
+
+
+def _overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
+    return config_from_dict({**config_to_dict(config), **overrides}) if overrides else config
+
+
+def _config_of(weights: Weights, config: dict[str, Any]) -> Any:
+    try:
+        return config_from_dict(config)
+    except ValueError as error:
+        raise ValueError(f"load: {weights.name}: {error}") from None
+
+
+def _local(path: str | os.PathLike[str]) -> Path:
+    """The path itself, or the folder to which a name on the Hugging Face hub was downloaded."""
+    local = Path(path).expanduser()
+    if local.exists():
+        return local
+    parts = str(path).split("/")
+    if len(parts) != 2 or not all(parts) or str(path).startswith((".", "~")):
+        raise ValueError(
+            f"load: there is no file or folder {path}. Give a saved model, or a hub name 'organisation/name'."
+        )
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ImportError(
+            f"exgate: there is no folder {path}, and downloading it from the Hugging Face hub needs the package "
+            "'huggingface_hub'. Install the extra: pip install 'exgate[hub]'"
+        ) from None
+    wanted = ["*.json", "*.yaml", "*.safetensors", "*.bin", "*.pt", "*.pth"]
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=wanted))
+    except Exception as error:  # the hub's own errors are many; what the caller can do is the same for all
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"load: there is no folder {path}, and the Hugging Face hub did not give it ({first}). "
+            "Check the name and the network, or download it elsewhere and give the folder."
+        ) from error
+
+
+def _open(path: Path) -> tuple[Weights, dict[str, Any] | None]:
+    """The tensors under a path, unread, and the config that lies beside them."""
+    weights = Weights(path)
+    folder = path if path.is_dir() else path.parent
+    file = folder / "config.json"
+    if file.exists():
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"load: {file} is not JSON ({error}). It is damaged: restore it.") from None
+        return weights, config
+    file = folder / "config.yaml"
+    if not file.exists():
+        return weights, None
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError(f"exgate: reading {file} needs the package 'pyyaml': pip install pyyaml") from None
+    return weights, yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def _filled(
+    config: Any,
+    weights: Weights,
+    plan: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] | None,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> nn.Module:
+    """The model with its tensors: built without memory, then given them one by one."""
+    model = build(config, device="meta")
+    state = model.state_dict()
+    if plan is None:
+        plan = {key: ((key,), lambda tensor: tensor) for key in weights.shapes}
+    where = f"load: {weights.name}"
+    if missing := sorted(state.keys() - plan.keys()):
+        raise ValueError(f"{where}: the model '{name(config)}' needs {_some(missing)}, not there.")
+    if extra := sorted(plan.keys() - state.keys()):
+        raise ValueError(f"{where}: the model '{name(config)}' of this config has no place for {_some(extra)}.")
+    # Before anything is read: a file of another width is refused at once.
+    for key, (sources, _) in plan.items():
+        if sources == (key,) and weights.shapes[key] != tuple(state[key].shape):
+            raise ValueError(f"{where}: {_misfit(key, weights.shapes[key], tuple(state[key].shape))}")
+    for key, (sources, join) in plan.items():
+        tensor = join(*(weights.read(source) for source in sources))
+        if tensor.shape != state[key].shape:
+            raise ValueError(f"{where}: {_misfit(key, tuple(tensor.shape), tuple(state[key].shape))}")
+        _assign(model, key, tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True).contiguous())
+    return model
+
+
+def _assign(model: nn.Module, key: str, tensor: Tensor) -> None:
+    owner, _, leaf = key.rpartition(".")
+    module = model.get_submodule(owner)
+    if leaf in module._parameters:
+        setattr(module, leaf, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
+    else:
+        setattr(module, leaf, tensor)
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _misfit(key: str, has: tuple[int, ...], wants: tuple[int, ...]) -> str:
+    return f"{key} has shape {has}, but the model of this config has {wants}. Use the config that was saved with it."
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write under a temporary name, sync, rename: whoever looks sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
