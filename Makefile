@@ -9,7 +9,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.exgate
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # One thread per worker: two workers with two threads each are slower than two with one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
