@@ -1,7 +1,7 @@
 """The command line: `exgate COMMAND ...`. The commands are the files of this folder that define `main`.
 
-A command file's docstring is its help: the first line is the line in `exgate --help`, the rest should hold an example.
-Its `main(argv: list[str]) -> int | None` parses the arguments that follow the command's name and returns the exit status.
+A command file's docstring is its help: the first line is the line in `exgate --help`, the rest holds an example.
+Its `main(argv: list[str]) -> int | None` parses the words that follow the command's name and returns the exit status.
 Listing the commands reads the files and imports none of them; running one imports that one alone.
 """
 
