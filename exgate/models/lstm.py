@@ -1,0 +1,106 @@
+"""LSTM language models: the baseline, classical or with residual branches."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exgate.layers.lstm import LSTMLayer
+from exgate.layers.norm import LayerNorm
+from exgate.layers.stack import Residual, Stack
+from exgate.models.lm import LanguageModel, materialise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What `build` needs to know.
+
+    Args:
+        vocab_size, dim: V and the embedding's width.
+        layers: LSTM layers.
+        hidden: cells per layer; None is dim.
+        heads: the recurrent weights are block-diagonal with a block per head; 1 is the classical LSTM.
+        peepholes: gates see the cell.
+        residual: each layer is a pre-norm residual branch (hidden has to be dim); else the classical stack, where the
+            first layer reads the embedding and each other one the layer before it.
+        tie_embeddings: the head is the embedding's weight (hidden has to be dim).
+        dropout: of the embedding and of each layer's output.
+        soft_cap: of the logits; 0 is none.
+        bias: in the layers.
+        forget_bias: added to the forget gates' initial bias (Jozefowicz et al. 2015).
+        norm_eps: of every norm.
+    Raises:
+        ValueError: residual branches with hidden other than dim, or less than one layer.
+    """
+
+    vocab_size: int
+    dim: int
+    layers: int
+    hidden: int | None = None
+    heads: int = 1
+    peepholes: bool = False
+    residual: bool = True
+    tie_embeddings: bool = False
+    dropout: float = 0.0
+    soft_cap: float = 0.0
+    bias: bool = True
+    forget_bias: float = 1.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"lstm: layers is {self.layers}; a model has at least one.")
+        if self.residual and self.hidden not in (None, self.dim):
+            raise ValueError(
+                f"lstm: residual branches need hidden={self.hidden} to be dim={self.dim}. Set residual=False, or leave hidden out."
+            )
+
+
+class Dropped(nn.Module):
+    """A layer with dropout after it: one of a classical stack."""
+
+    def __init__(self, layer: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.layer, self.dropout = layer, dropout
+
+    def reset_parameters(self) -> None:
+        self.layer.reset_parameters()
+
+    def forward(self, x: Tensor, state=None, *, reset: Tensor | None = None) -> tuple[Tensor, tuple]:
+        """x (B, T, D), reset (B, T) -> the layer's output and state."""
+        y, state = self.layer(x, state, reset=reset)
+        return F.dropout(y, self.dropout, self.training), state
+
+
+def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
+    """The model of a config with its initial weights; on the meta device, its shapes."""
+    where = {"device": "meta", "dtype": dtype}
+    hidden = config.dim if config.hidden is None else config.hidden
+    blocks = []
+    for number in range(config.layers):
+        layer = LSTMLayer(
+            hidden if number else config.dim, hidden=hidden, heads=config.heads, peepholes=config.peepholes,
+            bias=config.bias, forget_bias=config.forget_bias, **where,
+        )  # fmt: skip
+        if config.residual:
+            blocks.append(Stack([Residual(LayerNorm(config.dim, config.norm_eps, **where), layer, config.dropout)]))
+        else:
+            blocks.append(Stack([Dropped(layer, config.dropout)]))
+    model = LanguageModel(
+        config.vocab_size,
+        Stack(blocks),
+        LayerNorm(hidden, config.norm_eps, **where),
+        dim=config.dim,
+        width=hidden,
+        tie_embeddings=config.tie_embeddings,
+        soft_cap=config.soft_cap,
+        dropout=config.dropout,
+        config=config,
+        **where,
+    )
+    return materialise(model, device)
+
+
+def lstm_tiny(vocab_size: int = 257) -> Config:
+    """Four residual layers, 592,768 parameters: minutes on two CPU cores."""
+    return Config(vocab_size=vocab_size, dim=128, layers=4)
