@@ -42,25 +42,28 @@ def _forward(
     weights = mixing(r)
     begins = None if reset is None else reset.T[:, None, :, None].unbind(0)  # (1, B, 1) each
     h_at, c_at = hs.unbind(1), cs.unbind(1)
+    (h_in,), step = own(h), h.new_empty(heads, batch, 4 * size)  # products want their operands contiguous
+    gates = step.view(heads, batch, 4, size)
+    i, f, z, o = gates.unbind(2)
     peep = _over_batch(peephole)
     for start, stop in time_blocks(steps, 4 * heads * batch * size):
         raw = heads_first(x[:, start:stop], h.dtype).view(heads, stop - start, batch, 4 * size)
         for t, raw_t in enumerate(raw.unbind(1), start):
             before, after = (t, t + 1) if saves else (t % 2, (t + 1) % 2)
-            h_in, c_in = h_at[t], c_at[before]
+            c_in = c_at[before]
             if begins is not None:
-                h_in, c_in = h_in.masked_fill(begins[t], 0.0), c_in.masked_fill(begins[t], 0.0)
-            raw_t.baddbmm_(h_in, weights)
-            raw_t = raw_t.view(heads, batch, 4, size)
-            i, f, z, o = raw_t.unbind(2)
+                h_in.masked_fill_(begins[t], 0.0)
+                c_in = c_in.masked_fill(begins[t], 0.0)
+            torch.baddbmm(raw_t, h_in, weights, out=step)
             if peep is not None:
                 i.addcmul_(peep[0], c_in)
                 f.addcmul_(peep[1], c_in)
-            raw_t[:, :, :2].sigmoid_()
+            gates[:, :, :2].sigmoid_()
             torch.mul(f, c_in, out=c_at[after]).addcmul_(i, z.tanh_())
             if peep is not None:
                 o.addcmul_(peep[2], c_at[after])
-            torch.tanh(c_at[after], out=h_at[t + 1]).mul_(o.sigmoid_())
+            torch.tanh(c_at[after], out=h_in).mul_(o.sigmoid_())
+            h_at[t + 1].copy_(h_in)
     y = x.new_empty(batch, steps, heads, size).copy_(batch_first(hs[:, 1:]))
     last = own(h_at[steps], c_at[steps if saves else steps % 2])
     return y, *last, *((hs, cs) if saves else (h.new_empty(0), h.new_empty(0)))
@@ -82,6 +85,10 @@ def _backward(
     dweights, dx = torch.zeros_like(weights), torch.empty_like(x, memory_format=torch.contiguous_format)
     dpeephole = dweights.new_zeros(3, heads, size)
     carry, dc = own(dh, dc)  # heads first, and ours to change
+    step = hs.new_empty(heads, batch, 4 * size)  # products want their operands contiguous
+    dgates = step.view(heads, batch, 4, size)
+    (d_i, d_f, _, d_o), d_ifz = dgates.unbind(2), dgates[:, :, :3]
+    dc_wide = dc[:, :, None]
     begins = None if reset is None else reset.T[None, ..., None]  # (1, T, B, 1)
     for start, stop in reversed(list(time_blocks(steps, 4 * heads * batch * size))):
         cut = None if begins is None else begins[:, start:stop]
@@ -91,20 +98,22 @@ def _backward(
         h_in = h_in.reshape(heads, -1, size)
         raw = heads_first(x[:, start:stop], hs.dtype).view(heads, -1, 4 * size).baddbmm_(h_in, weights)
         raw = raw.view(heads, stop - start, batch, 4, size)
-        f, from_h, from_c = _factors(raw, c_in, c_out, peep)
-        dy_block = dy[:, start:stop].permute(2, 1, 0, 3)
+        f, to_c, to_o, from_c = _factors(raw, c_in, c_out, peep)
         draw = raw  # the gates are in the factors now: its memory takes the gradient
-        for s in reversed(range(stop - start)):
-            dh_t, draw_s = carry.add_(dy_block[:, s]), draw[:, s]
-            torch.mul(dh_t, from_h[1, :, s], out=draw_s[:, :, 3])
-            dc.addcmul_(dh_t, from_h[0, :, s])
+        parts = (dy[:, start:stop].permute(2, 1, 0, 3), f, to_c, to_o, from_c, draw)
+        by_step = zip(*(part.unbind(1) for part in parts), strict=True)
+        for s, (dy_s, f_s, to_c_s, to_o_s, from_c_s, draw_s) in reversed(list(enumerate(by_step))):
+            carry.add_(dy_s)
+            torch.mul(carry, to_o_s, out=d_o)
+            dc.addcmul_(carry, to_c_s)
             if peep is not None:
-                dc.addcmul_(peep[2], draw_s[:, :, 3])
-            torch.mul(dc[:, :, None], from_c[:, s], out=draw_s[:, :, :3])
-            dc.mul_(f[:, s])
+                dc.addcmul_(peep[2], d_o)
+            torch.mul(dc_wide, from_c_s, out=d_ifz)
+            dc.mul_(f_s)
             if peep is not None:
-                dc.addcmul_(peep[0], draw_s[:, :, 0]).addcmul_(peep[1], draw_s[:, :, 1])
-            torch.bmm(draw_s.view(heads, batch, 4 * size), weights_back, out=carry)
+                dc.addcmul_(peep[0], d_i).addcmul_(peep[1], d_f)
+            draw_s.copy_(dgates)
+            torch.bmm(step, weights_back, out=carry)
             if cut is not None:
                 carry.masked_fill_(cut[:, s], 0.0)
                 dc.masked_fill_(cut[:, s], 0.0)
@@ -119,16 +128,16 @@ def _backward(
 def _factors(raw: Tensor, c_in: Tensor, c_out: Tensor, peep: tuple[Tensor, ...] | None):
     """What the gradients of a block's steps are multiplied by, all steps at once.
 
-    Returns f (H, S, B, K); dh -> dc, d raw_o (2, H, S, B, K); dc -> d raw_i, d raw_f, d raw_z (H, S, B, 3, K).
+    Returns f, dh -> dc, dh -> d raw_o (H, S, B, K) each; dc -> d raw_i, d raw_f, d raw_z (H, S, B, 3, K).
     """
     raw_i, raw_f, raw_z, raw_o = raw.unbind(3)
     if peep is not None:
         p_i, p_f, p_o = (p[:, None] for p in peep)
         raw_i, raw_f, raw_o = raw_i + p_i * c_in, raw_f + p_f * c_in, raw_o + p_o * c_out
     i, f, z, o, tanh_c = raw_i.sigmoid(), raw_f.sigmoid(), raw_z.tanh(), raw_o.sigmoid(), c_out.tanh()
-    from_h = torch.stack([o * (1 - tanh_c * tanh_c), tanh_c * o * (1 - o)])
+    to_c, to_o = o * (1 - tanh_c * tanh_c), tanh_c * o * (1 - o)
     from_c = torch.stack([z * i * (1 - i), c_in * f * (1 - f), i * (1 - z * z)], 3)
-    return f, from_h, from_c
+    return f, to_c, to_o, from_c
 
 
 @_forward.register_fake

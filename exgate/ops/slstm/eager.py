@@ -47,18 +47,19 @@ def _forward(
     weights = mixing(r)
     begins = None if reset is None else reset.T[:, None, :, None].unbind(0)  # (1, B, 1) each
     h_at, cn_at, m_at = hs.unbind(1), cns.unbind(2), ms.unbind(1)
-    log_f, gates = h.new_empty(heads, batch, size), h.new_empty(2, heads, batch, size)
+    (h_in,), log_f = own(h), h.new_empty(heads, batch, size)  # products want their operands contiguous
+    step, gates = h.new_empty(heads, batch, 4 * size), h.new_empty(2, heads, batch, size)
+    raw_i, raw_f, raw_z, o = step.view(heads, batch, 4, size).unbind(2)
     z_and_1 = torch.ones_like(gates)
     for start, stop in time_blocks(steps, 4 * heads * batch * size):
         raw = heads_first(x[:, start:stop], h.dtype).view(heads, stop - start, batch, 4 * size)
         for t, raw_t in enumerate(raw.unbind(1), start):
             before, after = (t, t + 1) if saves else (t % 2, (t + 1) % 2)
-            h_in, cn_in, m_in = h_at[t], cn_at[before], m_at[before]
+            cn_in, m_in = cn_at[before], m_at[before]
             if begins is not None:
-                h_in, cn_in = h_in.masked_fill(begins[t], 0.0), cn_in.masked_fill(begins[t], 0.0)
-                m_in = m_in.masked_fill(begins[t], -torch.inf)
-            raw_t.baddbmm_(h_in, weights)
-            raw_i, raw_f, raw_z, o = raw_t.view(heads, batch, 4, size).unbind(2)
+                h_in.masked_fill_(begins[t], 0.0)
+                cn_in, m_in = cn_in.masked_fill(begins[t], 0.0), m_in.masked_fill(begins[t], -torch.inf)
+            torch.baddbmm(raw_t, h_in, weights, out=step)
             torch.add(raw_f if exp_f else logsigmoid(raw_f), m_in, out=log_f)
             torch.maximum(raw_i, log_f, out=m_at[after])
             torch.sub(raw_i, m_at[after], out=gates[0])
@@ -66,7 +67,8 @@ def _forward(
             i, f = gates.exp_()
             torch.tanh(raw_z, out=z_and_1[0])
             torch.mul(f, cn_in, out=cn_at[after]).addcmul_(i, z_and_1)
-            torch.mul(o.sigmoid_(), cn_at[after][0], out=h_at[t + 1]).div_(cn_at[after][1])
+            torch.mul(o.sigmoid_(), cn_at[after][0], out=h_in).div_(cn_at[after][1])
+            h_at[t + 1].copy_(h_in)
     end = steps if saves else steps % 2
     y = x.new_empty(batch, steps, heads, size).copy_(batch_first(hs[:, 1:]))
     last = own(h_at[steps], *cn_at[end], m_at[end])
@@ -83,6 +85,10 @@ def _backward(
     weights_back = weights.transpose(1, 2).contiguous()
     dweights, dx = torch.zeros_like(weights), torch.empty_like(x, memory_format=torch.contiguous_format)
     (carry,), dcn = own(dh), torch.stack(own(dc, dn))  # heads first, and ours to change
+    step = hs.new_empty(heads, batch, 4 * size)  # products want their operands contiguous
+    dgates = step.view(heads, batch, 4, size)
+    d_ifz, d_if, d_o = dgates[:, :, :3], dgates[:, :, :2], dgates[:, :, 3]
+    dc_wide, dn_wide = dcn[:, :, :, None].unbind(0)
     begins = None if reset is None else reset.T[None, ..., None]  # (1, T, B, 1)
     for start, stop in reversed(list(time_blocks(steps, 4 * heads * batch * size))):
         cut = None if begins is None else begins[:, start:stop]
@@ -92,18 +98,19 @@ def _backward(
         h_in = h_in.reshape(heads, -1, size)
         raw = heads_first(x[:, start:stop], hs.dtype).view(heads, -1, 4 * size).baddbmm_(h_in, weights)
         raw = raw.view(heads, stop - start, batch, 4, size)
-        f, out, from_c, from_n = _factors(raw, cn_in, cns[:, :, start + 1 : stop + 1], m_in, ms[:, start + 1 : stop + 1], exp_f)
-        dy_block = dy[:, start:stop].permute(2, 1, 0, 3)
+        f, to_cn, to_o, from_c, from_n = _factors(raw, cn_in, cns[:, :, start + 1 : stop + 1], m_in, ms[:, start + 1 : stop + 1], exp_f)
         draw = raw  # the gates are in the factors now: its memory takes the gradient
-        for s in reversed(range(stop - start)):
-            dh_t = carry + dy_block[:, s]
-            dcn.addcmul_(dh_t, out[:2, :, s])
-            draw_s = draw[:, s]
-            torch.mul(dcn[0, :, :, None], from_c[:, s], out=draw_s[:, :, :3])
-            draw_s[:, :, :2].addcmul_(dcn[1, :, :, None], from_n[:, s])
-            torch.mul(dh_t, out[2, :, s], out=draw_s[:, :, 3])
-            dcn.mul_(f[:, s])
-            torch.bmm(draw_s.view(heads, batch, 4 * size), weights_back, out=carry)
+        parts = (dy[:, start:stop].permute(2, 1, 0, 3), f, to_o, from_c, from_n, draw)
+        by_step = zip(to_cn.unbind(2), *(part.unbind(1) for part in parts), strict=True)
+        for s, (to_cn_s, dy_s, f_s, to_o_s, from_c_s, from_n_s, draw_s) in reversed(list(enumerate(by_step))):
+            carry.add_(dy_s)
+            dcn.addcmul_(carry, to_cn_s)
+            torch.mul(dc_wide, from_c_s, out=d_ifz)
+            d_if.addcmul_(dn_wide, from_n_s)
+            torch.mul(carry, to_o_s, out=d_o)
+            dcn.mul_(f_s)
+            draw_s.copy_(dgates)
+            torch.bmm(step, weights_back, out=carry)
             if cut is not None:
                 carry.masked_fill_(cut[:, s], 0.0)
         dweights.baddbmm_(h_in.transpose(1, 2), draw.view(heads, -1, 4 * size))
@@ -114,8 +121,8 @@ def _backward(
 def _factors(raw: Tensor, cn_in: Tensor, cn: Tensor, m_in: Tensor, m: Tensor, exp_f: bool):
     """What the gradients of a block's steps are multiplied by, all steps at once.
 
-    Returns f' (H, S, B, K); dh -> dc, dn, d raw_o (3, H, S, B, K); dc -> d raw_i, d raw_f, d raw_z (H, S, B, 3, K);
-    dn -> d raw_i, d raw_f (H, S, B, 2, K).
+    Returns f' (H, S, B, K); dh -> dc, dn (2, H, S, B, K); dh -> d raw_o (H, S, B, K);
+    dc -> d raw_i, d raw_f, d raw_z (H, S, B, 3, K); dn -> d raw_i, d raw_f (H, S, B, 2, K).
     """
     raw_i, raw_f, raw_z, raw_o = raw.unbind(3)
     i = torch.exp(raw_i - m)
@@ -124,10 +131,10 @@ def _factors(raw: Tensor, cn_in: Tensor, cn: Tensor, m_in: Tensor, m: Tensor, ex
     slope = f if exp_f else f * torch.sigmoid(-raw_f)
     over_n = o / cn[1]
     ratio = cn[0] / cn[1]
-    out = torch.stack([over_n, -over_n * ratio, ratio * o * (1 - o)])
+    to_cn, to_o = torch.stack([over_n, -over_n * ratio]), ratio * o * (1 - o)
     from_c = torch.stack([z * i, cn_in[0] * slope, i * (1 - z * z)], 3)
     from_n = torch.stack([i, cn_in[1] * slope], 3)
-    return f, out, from_c, from_n
+    return f, to_cn, to_o, from_c, from_n
 
 
 @_forward.register_fake
