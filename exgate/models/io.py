@@ -16,14 +16,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import exgate.models
-from exgate.models.weights import Weights
+from exgate.models import foreign
+from exgate.models.foreign_7b import to_transformers
+from exgate.models.weights import Plan, Reading, Weights
 
 
 def names() -> list[str]:
@@ -63,7 +65,7 @@ def config_from_dict(fields: Mapping[str, Any]) -> Any:
         if key not in known:
             raise ValueError(f"config of {_name_of(cls)}: {unknown(key, known)}")
     for key, value in fields.items():
-        fields[key] = _checked(cls, known[key], value)
+        fields[key] = _checked(cls, key, value)
     missing = [
         key
         for key, field in known.items()
@@ -91,11 +93,11 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, format: str = "exgat
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"save: {folder} is a file, but a model is a folder. Give the name of a folder.")
     tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
-    config = config_to_dict(model.config)
+    config, special_tokens = config_to_dict(model.config), getattr(model, "special_tokens", {})
     if format == "transformers":
-        from exgate.models.foreign_7b import to_transformers
-
-        config, tensors = to_transformers(model.config, tensors)
+        config, tensors = to_transformers(config["model"], model.config, tensors, special_tokens)
+    elif special_tokens:
+        config["special_tokens"] = special_tokens
     folder.mkdir(parents=True, exist_ok=True)
     # A tensor that appears under two names, or is a view of a larger one, is written on its own.
     tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
@@ -118,24 +120,35 @@ def load(
             (xLSTMLMModel or xLSTMLarge) or of `transformers` (xLSTMForCausalLM); or a name on the Hugging Face hub,
             "organisation/name".
         device, dtype: of the parameters; None keeps the type of the file.
-        overrides: fields of the model's config, in place of what the files say or what is assumed: `soft_cap=0.0`.
+        overrides: fields of the model's config, in place of what the files say or what is assumed (`soft_cap=0.0`), and
+            `special_tokens`.
     Returns:
         The `LanguageModel`, in training mode as built; `model.config` is its config. What tensors and configs leave
-        open is assumed as published and printed on stderr in one line.
+        open is assumed as published and printed on stderr in one line. Where special tokens are known,
+        `model.special_tokens` has them: {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1} for the published 7B.
     Raises:
         ValueError: nothing there, not a model, damaged file, or tensors that do not fit: each with its name.
     Cost: the tensors are read one by one into the parameters; there is no second copy of the model.
     """
     weights, config = _open(_local(path))
-    notes: list[str] = []
-    if config is not None and "model" in config:
-        config_ = _overridden(_config_of(weights, config), overrides)
-        plan: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] | None = None
+    if isinstance(config.get("model"), str):
+        reading = Reading(config.pop("model"), config, {}, {key: ((key,), _same) for key in weights.shapes})
     else:
-        from exgate.models import foreign
-
-        config_, plan, notes = foreign.read(weights, config or {}, overrides)
-    model = _filled(config_, weights, plan, torch.device(device), dtype)
+        reading = foreign.read(weights, config)
+    assumed = {key: value for key, value in reading.assumed.items() if key not in overrides}
+    fields = {"model": reading.model, **reading.fields, **assumed, **overrides}
+    special_tokens = fields.pop("special_tokens", None)
+    try:
+        config = config_from_dict(fields)
+    except ValueError as error:
+        raise ValueError(f"load: {weights.name}: {error}") from None
+    model = _filled(config, weights, reading.plan, torch.device(device), dtype)
+    if special_tokens:
+        vars(model)["special_tokens"] = dict(special_tokens)
+    notes = list(reading.notes)
+    if assumed:
+        listed = ", ".join(f"{key}={value!r}" for key, value in assumed.items())
+        notes.append(f"assumed as published: {listed} (exgate.load(path, {next(iter(assumed))}=...) overrides)")
     if notes:
         print(f"exgate: {weights.name}: {'; '.join(notes)}", file=sys.stderr)
     return model
@@ -165,28 +178,16 @@ def _name_of(cls: type) -> str:
     return cls.__module__.rpartition(".")[2]
 
 
-def _checked(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
+def _checked(cls: type, key: str, value: Any) -> Any:
     """A value from JSON or TOML, if its type is that of the field: whole numbers pass for floats, nothing else."""
-    kinds = {"int": int, "float": float, "str": str, "bool": bool}
-    kind = field.type if isinstance(field.type, type) else kinds.get(str(field.type))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    hint = get_type_hints(cls)[key]
+    kinds = get_args(hint) or (hint,)
+    if float in kinds and type(value) is int:
         return float(value)
-    if kind in kinds.values() and type(value) is not kind:
-        raise ValueError(
-            f"config of {_name_of(cls)}: {field.name} is {value!r}, but should be of type {kind.__name__}."
-        )
+    if type(value) not in kinds:
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"config of {_name_of(cls)}: {key} is {value!r}, but should be of type {wanted}.")
     return value
-
-
-def _overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
-    return config_from_dict({**config_to_dict(config), **overrides}) if overrides else config
-
-
-def _config_of(weights: Weights, config: dict[str, Any]) -> Any:
-    try:
-        return config_from_dict(config)
-    except ValueError as error:
-        raise ValueError(f"load: {weights.name}: {error}") from None
 
 
 def _local(path: str | os.PathLike[str]) -> Path:
@@ -217,7 +218,7 @@ def _local(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def _open(path: Path) -> tuple[Weights, dict[str, Any] | None]:
+def _open(path: Path) -> tuple[Weights, dict[str, Any]]:
     """The tensors under a path, unread, and the config that lies beside them."""
     weights = Weights(path)
     folder = path if path.is_dir() else path.parent
@@ -227,29 +228,29 @@ def _open(path: Path) -> tuple[Weights, dict[str, Any] | None]:
             config = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"load: {file} is not JSON ({error}). It is damaged: restore it.") from None
-        return weights, config
-    file = folder / "config.yaml"
-    if not file.exists():
-        return weights, None
-    try:
-        import yaml
-    except ImportError:
-        raise ImportError(f"exgate: reading {file} needs the package 'pyyaml': pip install pyyaml") from None
-    return weights, yaml.safe_load(file.read_text(encoding="utf-8"))
+    elif (file := folder / "config.yaml").exists():
+        try:
+            import yaml
+        except ImportError:
+            raise ImportError(f"exgate: reading {file} needs the package 'pyyaml': pip install pyyaml") from None
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    else:
+        return weights, {}
+    if not isinstance(config, dict):
+        raise ValueError(f"load: {file} holds {type(config).__name__}, but should hold names and values. Restore it.")
+    return weights, config
 
 
 def _filled(
     config: Any,
     weights: Weights,
-    plan: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] | None,
+    plan: Plan,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> nn.Module:
     """The model with its tensors: built without memory, then given them one by one."""
     model = build(config, device="meta")
     state = model.state_dict()
-    if plan is None:
-        plan = {key: ((key,), lambda tensor: tensor) for key in weights.shapes}
     where = f"load: {weights.name}"
     if missing := sorted(state.keys() - plan.keys()):
         raise ValueError(f"{where}: the model '{name(config)}' needs {_some(missing)}, not there.")
@@ -265,6 +266,10 @@ def _filled(
             raise ValueError(f"{where}: {_misfit(key, tuple(tensor.shape), tuple(state[key].shape))}")
         _assign(model, key, tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True).contiguous())
     return model
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _assign(model: nn.Module, key: str, tensor: Tensor) -> None:

@@ -6,6 +6,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,32 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 # What wrappers put before every name, and what training programs put around a state dict.
-PREFIXES = ("module.", "_orig_mod.", "model.")
+PREFIXES = ("module.", "model.")
 CONTAINERS = ("state_dict", "model", "model_state_dict")
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+
+
+# For each of our parameters: the tensors that it is made of, and how.
+Plan = dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]]
+
+
+@dataclass
+class Reading:
+    """What a checkpoint says.
+
+    Args:
+        model: the name of our architecture.
+        fields: of its Config, from tensors and config files; and "special_tokens", ids by transformers' names.
+        assumed: fields that neither tells, with the published values.
+        plan: where each parameter comes from.
+        notes: what the user should know besides.
+    """
+
+    model: str
+    fields: dict[str, Any]
+    assumed: dict[str, Any]
+    plan: Plan
+    notes: list[str] = field(default_factory=list)
 
 
 class Weights:
@@ -35,11 +59,20 @@ class Weights:
         self._readers: dict[str, Callable[[], Tensor]] = {}
         for file in _files(path):
             (self._add_pickled if file.suffix in PICKLED else self._add_safetensors)(file)
-        self._strip(PREFIXES)
+        self._strip()
 
     def read(self, name: str) -> Tensor:
         """One tensor; on the CPU, perhaps still a view of the file."""
         return self._readers[name]()
+
+    def tied(self, embedding: str, head: str) -> bool:
+        """Whether the head is the embedding: not there, or the same numbers."""
+        if head not in self.shapes:
+            return True
+        if self.shapes[head] != self.shapes[embedding]:
+            return False
+        one, other = self.read(embedding), self.read(head)
+        return torch.equal(one[:1], other[:1]) and torch.equal(one, other)
 
     def _add(self, file: Path, name: str, shape: Iterable[int], reader: Callable[[], Tensor]) -> None:
         if name in self.shapes:
@@ -65,11 +98,13 @@ class Weights:
         for name, tensor in _unpickled(file).items():
             self._add(file, name, tensor.shape, lambda tensor=tensor: tensor)
 
-    def _strip(self, prefixes: tuple[str, ...]) -> None:
-        """Drop a prefix that all names have, and again, until none is left."""
-        while prefix := next((p for p in prefixes if self.shapes and all(n.startswith(p) for n in self.shapes)), None):
-            self.shapes = {name[len(prefix) :]: shape for name, shape in self.shapes.items()}
-            self._readers = {name[len(prefix) :]: reader for name, reader in self._readers.items()}
+    def _strip(self) -> None:
+        """Drop the prefixes that all names have, and the marks of compiled submodules."""
+        names = {name: name.replace("_orig_mod.", "") for name in self.shapes}
+        while prefix := next((p for p in PREFIXES if names and all(n.startswith(p) for n in names.values())), None):
+            names = {name: short.removeprefix(prefix) for name, short in names.items()}
+        self.shapes = {short: self.shapes[name] for name, short in names.items()}
+        self._readers = {short: self._readers[name] for name, short in names.items()}
 
 
 def _files(path: Path) -> list[Path]:
