@@ -24,7 +24,7 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """The smallest set of best tokens with probability p or more (Holtzman et al. 2020); the one that crosses p stays."""
+    """The fewest best tokens with probability p or more (Holtzman et al. 2020); the one that crosses p stays."""
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     probability = ordered.double().softmax(-1)
     before = probability.cumsum(-1) - probability
