@@ -231,7 +231,7 @@ def plan(docs: Iterable[Document], fraction: float, seed: int = 0, *, say: Calla
         )
     if say:
         say(
-            f"too few documents to set some aside: '{name}' is cut, and validates from character {at:,} of {len(text):,}"
+            f"too few documents to set some aside: '{name}' is cut, its end from character {at:,} validates"
         )
     return Plan(frozenset(), _digest(text), at)
 

@@ -1,0 +1,92 @@
+"""The picture of a run: its loss over the tokens that it has read."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+COLOURS = ("#0b6e99", "#d1495b", "#4f9d69", "#8d6a9f", "#e08e45")
+
+
+def available() -> bool:
+    """Whether the package that draws is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def draw(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.PathLike[str], *, title: str = "", unit: str = ""
+) -> Path:
+    """Draws the rows of `metrics.jsonl` of one or several runs into one PNG.
+
+    Each run: its training loss as measured (faint) and smoothed (line), and its validation loss (points).
+
+    Args:
+        runs: rows by the name that the legend gives them.
+        unit: "bits_per_byte" or "loss" (nats per token); by default the first where every run has it.
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "exgate: drawing a loss curve needs the package 'matplotlib'. Install the extra: pip install 'exgate[plot]'"
+        ) from error
+    every = [row for rows in runs.values() for row in rows if "loss" in row]
+    unit = unit or ("bits_per_byte" if every and all("bits_per_byte" in row for row in every) else "loss")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    tops = []
+    for number, (name, rows) in enumerate(runs.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        train = [(row["tokens"], row[unit]) for row in rows if unit in row]
+        held_out = [(row["tokens"], row[f"validation_{unit}"]) for row in rows if f"validation_{unit}" in row]
+        if train:
+            x, y = [point[0] for point in train], [point[1] for point in train]
+            axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
+            axes.plot(x, smooth(y), color=colour, linewidth=1.8, label=f"{name}, training")
+            tops.append(max(smooth(y)[len(y) // 20 :]))
+        if held_out:
+            x, y = [point[0] for point in held_out], [point[1] for point in held_out]
+            points = {"color": colour, "markersize": 5, "markeredgecolor": "white", "linewidth": 0.8}
+            axes.plot(x, y, "o--", label=f"{name}, validation", **points)
+            place = {"xytext": (6, 6), "textcoords": "offset points", "color": colour, "fontsize": 9}
+            axes.annotate(f"{y[-1]:.3f}", (x[-1], y[-1]), **place)
+    if tops:
+        # The first steps are far above the rest; without a limit they would flatten all that matters.
+        axes.set_ylim(top=1.05 * max(tops))
+    axes.set_xlabel("tokens read")
+    axes.set_ylabel("bits per byte" if unit == "bits_per_byte" else "loss (nats per token)")
+    axes.xaxis.set_major_formatter(lambda value, _: human(value))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if every:
+        axes.legend(frameon=False)
+    axes.set_title(title, loc="left", fontsize=11)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=150, format="png")
+    os.replace(temporary, path)
+    return path
+
+
+def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average without the pull of its start: the sum of weights divides, as in Adam."""
+    mean, total, result = 0.0, 0.0, []
+    for value in values:
+        mean = weight * mean + (1 - weight) * value
+        total = weight * total + (1 - weight)
+        result.append(mean / total)
+    return result
+
+
+def human(value: float) -> str:
+    """1,500,000 as 1.5M."""
+    for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{letter}"
+    return f"{value:.3g}"
