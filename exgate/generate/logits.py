@@ -97,8 +97,9 @@ class Sampler:
             logits = repetition_penalty(logits, seen, self.repetition_penalty)
         if self.greedy:
             return logits
-        # The best logit becomes 0 first: any temperature, however small, then stays finite.
-        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature
+        # The best logit becomes 0 first, so that it stays 0 at any temperature, however small.
+        least = torch.finfo(logits.dtype).tiny
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, least)
         if self.top_k is not None:
             logits = top_k(logits, self.top_k)
         if self.top_p is not None and self.top_p < 1:

@@ -106,7 +106,7 @@ def generate(
     try:
         with torch.inference_mode():
             start = _start(model, _prompts(model, prompts, session, state, end), session, state, chunk)
-            rows = _rows(start, session, seed, [] if callable(stop) else stop)
+            rows = _rows(start, session is not None, seed, [] if callable(stop) else stop)
             ends = _Ends(end, stop if callable(stop) else None, on_token)
             finish = _decode(model, start, rows, sampler, ends, max_tokens)
     finally:
@@ -175,8 +175,12 @@ def _start(model: Any, prompts: list[Tensor], session: Session | None, state: St
         fed[row] += len(prompts[row])
         last[row] = prompts[row][-1]
     count = len(prompts)
-    random = session.random if session is not None else torch.empty(count, 0, dtype=torch.uint8)
-    return Session(join(before), together, seen, fed, last, random, [[] for _ in prompts], [b""] * count)
+    if session is None:
+        random, held = torch.empty(count, 0, dtype=torch.uint8), [[] for _ in prompts]
+    else:
+        # A stop sequence cannot begin before a prompt and end after it.
+        random, held = session.random, [[] if row in new else tail for row, tail in enumerate(session.held)]
+    return Session(join(before), together, seen, fed, last, random, held, [b""] * count)
 
 
 def _prefill_once(
@@ -193,10 +197,10 @@ def _prefill_once(
     return [logits[place[key]] for key in keys], [states[place[key]] for key in keys]
 
 
-def _rows(start: Session, session: Session | None, seed: Any, stops: Iterable[Sequence[int]]) -> list[_Row]:
+def _rows(start: Session, goes_on: bool, seed: Any, stops: Iterable[Sequence[int]]) -> list[_Row]:
     """What the host keeps of each row: its random generator, its stop filter, its tokens."""
     count = start.rows
-    if seed is None and session is None:
+    if seed is None and not goes_on:
         seed = int(torch.randint(2**62, ()))
     seeds = [seed + row for row in range(count)] if isinstance(seed, int) else seed
     if seeds is not None and len(seeds) != count:
@@ -207,9 +211,8 @@ def _rows(start: Session, session: Session | None, seed: Any, stops: Iterable[Se
         if seeds is not None:
             random.manual_seed(seeds[number])
         else:
-            assert session is not None
-            random.set_state(session.random[number].clone())  # a view into a table of states is refused
-        held = session.held[number] if session is not None else []
+            random.set_state(start.random[number].clone())  # a view into a table of states is refused
+        held = start.held[number]
         rows.append(_Row(number, random, StopFilter(stops, held=held, shown=len(held))))
     return rows
 

@@ -1,0 +1,22 @@
+"""Small models whose next token depends on what came before."""
+
+import pytest
+import torch
+
+from exgate.models import lstm, xlstm
+
+
+def lively(model):
+    """Weights as initialised say nearly the same after any text: larger ones make the context matter."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.25 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="session", params=["xlstm", "lstm"])
+def model(request):
+    if request.param == "xlstm":
+        return lively(xlstm.build(xlstm.Config(vocab_size=272, dim=16, blocks=2, heads=2, pattern="ms", dropout=0.5)))
+    return lively(lstm.build(lstm.Config(vocab_size=272, dim=16, layers=2, dropout=0.5)))
