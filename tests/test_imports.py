@@ -37,7 +37,7 @@ ALLOWED_OUTSIDE_CLI = {"torch", "numpy", "safetensors", "exgate"} | set(sys.stdl
 
 def folder(path: Path) -> str:
     parts = path.relative_to(PACKAGE).parts
-    return parts[0] if len(parts) > 1 else ""
+    return "cli" if parts == ("__main__.py",) else parts[0] if len(parts) > 1 else ""
 
 
 def imports(path: Path) -> list[tuple[str, str | None]]:
@@ -55,8 +55,8 @@ def imports(path: Path) -> list[tuple[str, str | None]]:
                 module = child.module or ""
                 if child.level:
                     module = ".".join([*here[: -child.level], *filter(None, [module])])
-                found.append((module, function))
-                found.extend((f"{module}.{alias.name}", function) for alias in child.names if module == "exgate")
+                names = [f"exgate.{alias.name}" for alias in child.names] if module == "exgate" else [module]
+                found.extend((name, function) for name in names)
             elif isinstance(child, ast.Call) and ast.unparse(child.func).endswith("import_module"):
                 argument = child.args[0] if child.args else None
                 if isinstance(argument, ast.Constant):
@@ -145,12 +145,10 @@ def test_type_marker_and_recipes_are_packaged():
     assert list((ROOT / "recipes").glob("*.toml"))
 
 
-def test_wheel_holds_the_marker_and_the_recipes(tmp_path):
+def test_wheel_holds_the_marker_and_the_recipes():
     # hatchling itself says what goes into the wheel; building it takes longer.
-    builder = pytest.importorskip(
-        "hatchling.builders.wheel", reason="hatchling comes with the extra 'dev'"
-    ).WheelBuilder
-    wheel = builder(str(ROOT))
+    hatchling = pytest.importorskip("hatchling.builders.wheel", reason="hatchling comes with the extra 'dev'")
+    wheel = hatchling.WheelBuilder(str(ROOT))
     packed = {file.distribution_path for file in wheel.recurse_included_files()}
     assert {"exgate/py.typed", "exgate/__init__.py"} <= packed
     assert any(name.startswith("exgate/recipes/") and name.endswith(".toml") for name in packed)
