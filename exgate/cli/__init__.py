@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return complain("exgate: stopped by Ctrl-C.", status=130)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         return complain(sentence(error))
 
 

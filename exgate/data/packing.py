@@ -29,32 +29,40 @@ class Corpus:
     Attributes:
         tokens: (N,) unsigned integers, in memory or mapped from a file.
         starts: (D,) where each document's leading end token stands.
-        text_bytes: (D,) length of each document in UTF-8.
+        text_bytes, text_words: (D,) length of each document in UTF-8, and in words (what `str.split` leaves).
         names: the documents' names where they are known (not kept in a prepared folder).
     """
 
-    def __init__(self, tokens: np.ndarray, starts: np.ndarray, text_bytes: np.ndarray, names: list[str] | None = None):
-        self.tokens, self.starts, self.text_bytes, self.names = tokens, starts, text_bytes, names
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        starts: np.ndarray,
+        text_bytes: np.ndarray,
+        text_words: np.ndarray,
+        names: list[str] | None = None,
+    ):
+        self.tokens, self.starts, self.names = tokens, starts, names
+        self.text_bytes, self.text_words = text_bytes, text_words
 
     @classmethod
     def encode(cls, docs: Iterable[Document], tokenizer: Tokenizer) -> "Corpus":
         """Tokenizes documents into memory. Raises ValueError if there are none."""
-        pieces, names, sizes, lengths = [], [], [], []
-        for ids, size, name in _encoded(docs, tokenizer):
+        pieces, index, names, start = [], [], [], 0
+        for ids, size, words, name in _encoded(docs, tokenizer):
             pieces.append(ids)
-            lengths.append(len(ids))
-            sizes.append(size)
+            index.append((start, size, words))
             names.append(name)
+            start += len(ids)
         pieces.append(_array([tokenizer.end], tokenizer))
-        starts = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]).astype(np.int64)
-        return cls(np.concatenate(pieces), starts, np.array(sizes, np.int64), names)
+        starts, sizes, words = np.array(index, np.int64).T.copy()
+        return cls(np.concatenate(pieces), starts, sizes, words, names)
 
     @classmethod
     def prepare(cls, docs: Iterable[Document], tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> "Corpus":
         """Tokenizes documents into a folder, one after the other, and opens it: for text larger than memory.
 
-        The folder appears whole or not at all: `tokens.bin`, `docs.idx` (a pair of int64 per document: start, bytes)
-        and `meta.json`.
+        The folder appears whole or not at all: `tokens.bin`, `docs.idx` (three int64 per document: start, bytes,
+        words) and `meta.json`.
         """
         final = Path(folder)
         temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -63,9 +71,9 @@ class Corpus:
         try:
             count, start = 0, 0
             with open(temporary / TOKENS, "wb") as stream, open(temporary / INDEX, "wb") as index:
-                for ids, size, _ in _encoded(docs, tokenizer):
+                for ids, size, words, _ in _encoded(docs, tokenizer):
                     stream.write(ids.tobytes())
-                    index.write(np.array([start, size], np.int64).tobytes())
+                    index.write(np.array([start, size, words], np.int64).tobytes())
                     start += len(ids)
                     count += 1
                 stream.write(_array([tokenizer.end], tokenizer).tobytes())
@@ -108,12 +116,13 @@ class Corpus:
             raise ValueError(f"packing: '{folder / META}' is damaged ({error}); {remedy}") from None
         if fingerprint != tokenizer.fingerprint:
             raise ValueError(f"packing: the tokens in '{folder}' were made with another tokenizer; {remedy}")
-        for name, size in ((TOKENS, count * np.dtype(dtype).itemsize), (INDEX, documents * 16)):
+        for name, size in ((TOKENS, count * np.dtype(dtype).itemsize), (INDEX, documents * 24)):
             has = (folder / name).stat().st_size if (folder / name).exists() else 0
             if has != size:
                 raise ValueError(f"packing: '{folder / name}' has {has} bytes instead of {size}; {remedy}")
-        index = np.fromfile(folder / INDEX, np.int64).reshape(documents, 2)
-        return cls(np.memmap(folder / TOKENS, dtype, mode="r"), index[:, 0].copy(), index[:, 1].copy())
+        index = np.fromfile(folder / INDEX, np.int64).reshape(documents, 3)
+        starts, sizes, words = index.T.copy()
+        return cls(np.memmap(folder / TOKENS, dtype, mode="r"), starts, sizes, words)
 
     @property
     def targets(self) -> int:
@@ -132,6 +141,11 @@ class Corpus:
         for part in (self.tokens[: 1 << 20], self.tokens[-(1 << 20) :]):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
+
+    def document(self, number: int) -> list[int]:
+        """The tokens of one document, without the end tokens around it."""
+        stop = self.starts[number + 1] if number + 1 < len(self.starts) else len(self.tokens) - 1
+        return self.tokens[self.starts[number] + 1 : stop].tolist()
 
     def names_between(self, start: int, stop: int) -> list[str]:
         """The documents that positions start..stop-1 touch, by name or by number."""
@@ -251,13 +265,13 @@ class Windows:
         return "; ".join(parts) + more
 
 
-def _encoded(docs: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, int, str]]:
-    """Tokens with a leading end token, bytes of text and name, for each document; in groups: BPE uses all cores."""
+def _encoded(docs: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, int, int, str]]:
+    """Tokens with a leading end token, bytes, words and name of each document; in groups: BPE uses all cores."""
     docs, any_text = iter(docs), False
     while group := list(islice(docs, 256)):
         any_text = True
         for (name, text), ids in zip(group, tokenizers.encoded(tokenizer, [text for _, text in group]), strict=True):
-            yield _array([tokenizer.end, *ids], tokenizer), len(text.encode("utf-8")), name
+            yield _array([tokenizer.end, *ids], tokenizer), len(text.encode("utf-8")), len(text.split()), name
     if not any_text:
         raise ValueError("packing: no documents to encode; give at least one with text in it")
 

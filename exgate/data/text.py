@@ -230,9 +230,7 @@ def plan(docs: Iterable[Document], fraction: float, seed: int = 0, *, say: Calla
             "or a validation fraction of 0"
         )
     if say:
-        say(
-            f"too few documents to set some aside: '{name}' is cut, its end from character {at:,} validates"
-        )
+        say(f"too few documents to set some aside: '{name}' is cut, its end from character {at:,} validates")
     return Plan(frozenset(), _digest(text), at)
 
 
