@@ -19,7 +19,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FFN(nn.Module):
-    r"""$y = W_\mathrm{down}(\mathrm{act}(W_g x) \odot W_u x)$, or without gate $W_\mathrm{down}\,\mathrm{act}(W_u x)$ (arXiv:2002.05202).
+    r"""$y = W_\mathrm{down}(\mathrm{act}(W_g x) \odot W_u x)$ (Shazeer 2020, arXiv:2002.05202).
+
+    Without the gate $y = W_\mathrm{down}\,\mathrm{act}(W_u x)$.
 
     Args:
         dim: width of input and output.

@@ -12,7 +12,7 @@ def small_(weight: Tensor, dim: int) -> Tensor:
 
 
 def wang_(weight: Tensor, dim: int, blocks: int) -> Tensor:
-    """Normal with standard deviation 2 / (blocks sqrt(dim)), for products that end a residual branch (Wang 2021, GPT-J)."""
+    """Normal with standard deviation 2 / (blocks sqrt(dim)), for the end of a residual branch (Wang 2021, GPT-J)."""
     return nn.init.normal_(weight, std=2 / (blocks * math.sqrt(dim)))
 
 
@@ -25,8 +25,8 @@ def ramp_(bias: Tensor, first: float = 3.0, last: float = 6.0) -> Tensor:
 def power_law_(bias: Tensor, block: int, blocks: int) -> Tensor:
     r"""Forget-gate bias $5 - 12\,(j/(K-1))^{0.3 + 1.3 r}$ along the last dimension, $r = block/(blocks-1)$.
 
-    From +5 down to -7 inside every head, with fewer fast cells the deeper the block lies. One cell per head (K = 1) gets 5,
-    and a single block r = 0.
+    From +5 down to -7 inside every head, with fewer fast cells the deeper the block lies. One cell per head (K = 1)
+    gets 5; in a model of one block r = 0.
     """
     ratio = block / (blocks - 1) if blocks > 1 else 0.0
     place = torch.linspace(0, 1, bias.shape[-1], device=bias.device, dtype=bias.dtype)

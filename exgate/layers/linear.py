@@ -20,7 +20,7 @@ class HeadwiseLinear(nn.Module):
     def __init__(self, dim: int, blocks: int, *, bias: bool = False, device=None, dtype=None) -> None:
         super().__init__()
         self.dim, self.blocks = dim, blocks
-        self.size = per_head("HeadwiseLinear", "dim", dim, blocks)
+        self.size = per_head("HeadwiseLinear", "dim", dim, blocks, "blocks")
         self.weight = nn.Parameter(torch.empty(blocks, self.size, self.size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(dim, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()

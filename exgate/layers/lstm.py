@@ -9,7 +9,7 @@ from exgate.ops import LSTMState
 
 
 class LSTMLayer(nn.Module):
-    r"""LSTM (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000), recurrent per head (see `exgate.ops.lstm`).
+    r"""LSTM (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000), recurrent per head.
 
     $c_t = \sigma(\tilde f_t) c_{t-1} + \sigma(\tilde i_t) \tanh(\tilde z_t),\ h_t = \sigma(\tilde o_t) \tanh(c_t)$ with
     $\tilde g_t = W_g x_t + b_g + R_g h_{t-1}$ for each gate, in the order i f z o (z is torch's g).

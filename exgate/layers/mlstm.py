@@ -1,6 +1,7 @@
 """The mLSTM layers: that of the 2024 paper, and that of xLSTM 7B. Two classes over one op."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ from exgate.ops import ConvState, MLSTMState
 class MLSTMLayer(nn.Module):
     r"""The mLSTM layer of the xLSTM paper (Beck et al. 2024, arXiv:2405.04517, appendix, figure 11).
 
-    $[a; z] = W_\mathrm{up} x$, $u = \mathrm{SiLU}(\mathrm{conv}(a))$; q and k from u, v from a by block-diagonal products;
-    gates from [q; k; v]; the recurrence `exgate.ops.mlstm`; then
+    $[a; z] = W_\mathrm{up} x$, $u = \mathrm{SiLU}(\mathrm{conv}(a))$; q and k from u, v from a by block-diagonal
+    products; gates from [q; k; v]; the recurrence `exgate.ops.mlstm`; then
     $y = W_\mathrm{down}((\mathrm{norm}(h) + s \odot u) \odot \mathrm{SiLU}(z))$ with a learnable skip s.
 
     Args:
@@ -27,13 +28,12 @@ class MLSTMLayer(nn.Module):
         heads: they divide the inner width, dim * proj_factor rounded up to a multiple of 64.
         conv_kernel: taps of the convolution.
         proj_factor: inner width over dim.
-        qkv_block: width of the blocks in the products for q, k, v (they have nothing to do with heads).
+        qkv_block: width of the blocks in the products for q, k, v (nothing to do with heads).
         bias: in `up`, `q`, `k`, `v`, `down`; convolution and gates have theirs in any case.
         eps: added to the cell's denominator.
         norm_eps: of the norm over heads, whose weight is kept as its distance from one.
         input_gate: "exp" (as published) or "sigmoid".
-        chunk_size: steps per chunk of the recurrence; None lets the op choose.
-        blocks: blocks in the model, for the size of the initial `down.weight`.
+        chunk_size, blocks: steps per chunk (None: the op chooses), and the model's blocks, for the initial `down.weight`.
     Raises:
         ValueError: heads or qkv_block do not divide the inner width.
     """
@@ -56,16 +56,15 @@ class MLSTMLayer(nn.Module):
         dtype=None,
     ) -> None:
         super().__init__()
-        where = {"device": device, "dtype": dtype}
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.dim, self.heads, self.blocks = dim, heads, blocks
         self.eps, self.input_gate, self.chunk_size = eps, input_gate, chunk_size
         self.inner = inner = 64 * math.ceil(proj_factor * dim / 64)
         per_head("MLSTMLayer", "inner width", inner, heads)
+        per_head("MLSTMLayer", "inner width", inner, qkv_block, "qkv_block")
         self.up = nn.Linear(dim, 2 * inner, bias=bias, **where)
         self.conv = CausalConv(inner, conv_kernel, **where)
-        self.q = HeadwiseLinear(inner, inner // qkv_block, bias=bias, **where)
-        self.k = HeadwiseLinear(inner, inner // qkv_block, bias=bias, **where)
-        self.v = HeadwiseLinear(inner, inner // qkv_block, bias=bias, **where)
+        self.q, self.k, self.v = (HeadwiseLinear(inner, inner // qkv_block, bias=bias, **where) for _ in range(3))
         self.igate = nn.Linear(3 * inner, heads, **where)
         self.fgate = nn.Linear(3 * inner, heads, **where)
         self.norm = HeadNorm(inner, heads, norm_eps, offset=True, **where)
@@ -114,7 +113,7 @@ class MLSTMLayer(nn.Module):
 class MLSTM7BLayer(nn.Module):
     r"""The mLSTM layer of xLSTM 7B (Beck et al. 2025, arXiv:2503.13427, section 3).
 
-    q, k, v and the output gate o are products of x; $\tilde i, \tilde f = c \tanh((W x + b)/c)$ with the soft cap c; the
+    q, k, v and the output gate o are products of x; $\tilde i, \tilde f = c \tanh((W x + b)/c)$ with the cap c; the
     recurrence `exgate.ops.mlstm`; $y = W_\mathrm{out}(\sigma(o) \odot \mathrm{norm}(h))$. No convolution, no skip.
 
     Args:
@@ -150,7 +149,7 @@ class MLSTM7BLayer(nn.Module):
         dtype=None,
     ) -> None:
         super().__init__()
-        where = {"device": device, "dtype": dtype}
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.dim, self.heads, self.blocks = dim, heads, blocks
         self.eps, self.gate_soft_cap, self.input_gate, self.chunk_size = eps, gate_soft_cap, input_gate, chunk_size
         qk_dim, v_dim = dim // 2 if qk_dim is None else qk_dim, dim if v_dim is None else v_dim

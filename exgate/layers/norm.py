@@ -111,11 +111,11 @@ class HeadNorm(nn.Module):
         return f"{self.dim}, heads={self.heads}, eps={self.eps}, offset={self.offset}, rms={self.rms}"
 
 
-def per_head(layer: str, name: str, size: int, heads: int) -> int:
-    """The share of each head in `size`; raise when it is not whole."""
-    if heads < 1 or size % heads:
-        raise ValueError(f"{layer}: {name}={size} cannot be split into heads={heads}. Choose heads that divide {name}.")
-    return size // heads
+def per_head(layer: str, name: str, size: int, count: int, counted: str = "heads") -> int:
+    """The share of each head (or whatever is counted) in `size`; raise when it is not whole."""
+    if count < 1 or size % count:
+        raise ValueError(f"{layer}: {name}={size} is not a multiple of {counted}={count}. Choose {counted} that divides it.")
+    return size // count
 
 
 def _wide(x: Tensor) -> torch.dtype:

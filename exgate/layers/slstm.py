@@ -1,5 +1,7 @@
 """The sLSTM layers: that of the 2024 paper, and a plain one with a dense input product."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,14 +11,16 @@ from exgate.layers.conv import CausalConv
 from exgate.layers.init import power_law_, small_
 from exgate.layers.linear import HeadwiseLinear
 from exgate.layers.norm import HeadNorm, per_head
-from exgate.ops import ConvState, SLSTMState
+from exgate.ops import SLSTMState
+from exgate.ops.state import State
 
 
 class SLSTMLayer(nn.Module):
     r"""The sLSTM layer of the xLSTM paper (Beck et al. 2024, arXiv:2405.04517, appendix, figure 10), without its FFN.
 
-    $u = \mathrm{SiLU}(\mathrm{conv}(x))$; $\tilde i, \tilde f$ from $u$ and $\tilde z, \tilde o$ from $x$ by products that are
-    block-diagonal over the heads; the recurrence `exgate.ops.slstm`; a norm over each head. No output product.
+    $u = \mathrm{SiLU}(\mathrm{conv}(x))$; $\tilde i, \tilde f$ from $u$ and $\tilde z, \tilde o$ from $x$ by
+    products that are block-diagonal over the heads; the recurrence `exgate.ops.slstm`; a norm over each head.
+    No output product.
 
     Args:
         dim: width of input and output; dim / heads cells per head.
@@ -44,7 +48,7 @@ class SLSTMLayer(nn.Module):
         dtype=None,
     ) -> None:
         super().__init__()
-        where = {"device": device, "dtype": dtype}
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.dim, self.heads, self.forget_gate = dim, heads, forget_gate
         self.block, self.blocks = block, blocks
         size = per_head("SLSTMLayer", "dim", dim, heads)
@@ -59,7 +63,7 @@ class SLSTMLayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Gate products small, recurrent weights 0, forget bias from +5 to -7 in each head (deeper: fewer fast cells)."""
+        """Gate products small, recurrent weights 0, forget bias from +5 to -7 in each head."""
         if self.conv is not None:
             self.conv.reset_parameters()
         for gate in (self.igate, self.fgate, self.zgate, self.ogate):
@@ -67,7 +71,7 @@ class SLSTMLayer(nn.Module):
         _reset_recurrence(self.recurrent, self.bias, self.block, self.blocks)
         self.norm.reset_parameters()
 
-    def forward(self, x: Tensor, state=None, *, reset: Tensor | None = None) -> tuple[Tensor, tuple]:
+    def forward(self, x: Tensor, state: State = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:
         """x (B, T, dim), reset (B, T) -> (B, T, dim) and the state.
 
         The state is (ConvState, SLSTMState), or SLSTMState alone when there is no convolution.
@@ -88,8 +92,9 @@ class SLSTMLayer(nn.Module):
 
 
 class DenseSLSTMLayer(nn.Module):
-    r"""sLSTM with a dense input product: $\tilde g_t = W_g x_t + b_g + R_g h_{t-1}$, R per head (arXiv:2405.04517, section 2.2).
+    r"""sLSTM with a dense input product (Beck et al. 2024, arXiv:2405.04517, section 2.2).
 
+    $\tilde g_t = W_g x_t + b_g + R_g h_{t-1}$ for each gate in the order i f z o, R block-diagonal over the heads.
     Its output is h itself: no convolution, no norm. What `exgate.SLSTM` is made of.
 
     Args:
@@ -141,13 +146,14 @@ class DenseSLSTMLayer(nn.Module):
         return f"{self.dim}, hidden={self.hidden}, heads={self.heads}, forget_gate={self.forget_gate}"
 
 
-def split_state(layer: str, state) -> tuple[ConvState | None, tuple | None]:
+def split_state(layer: str, state) -> tuple[Any, Any]:
     """(convolution's state, cell's state) of a layer that has both; (None, None) to start empty."""
     if state is None:
         return None, None
     if not isinstance(state, tuple) or len(state) != 2:
         raise ValueError(
-            f"{layer}: state is {type(state).__name__}; it should be (ConvState, state of the cell), as the layer returns it."
+            f"{layer}: state is {type(state).__name__}; "
+            "it should be (ConvState, state of the cell), as the layer returns it."
         )
     return state
 

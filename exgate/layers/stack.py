@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from exgate.ops.state import flatten, select, unflatten
+from exgate.ops.state import State, flatten, select, unflatten
 
 
 class Residual(nn.Module):
@@ -24,10 +24,10 @@ class Residual(nn.Module):
         self.norm, self.layer, self.dropout = norm, layer, dropout
 
     def reset_parameters(self) -> None:
-        _reset(self.norm)
-        _reset(self.layer)
+        reset_parameters(self.norm)
+        reset_parameters(self.layer)
 
-    def forward(self, x: Tensor, state=None, *, reset: Tensor | None = None) -> tuple[Tensor, tuple]:
+    def forward(self, x: Tensor, state: State = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:
         """x (B, T, D), reset (B, T) -> (B, T, D) and the state."""
         y, state = self.layer(self.norm(x), state, reset=reset)
         return x + F.dropout(y, self.dropout, self.training), state
@@ -51,9 +51,9 @@ class Stack(nn.Module):
 
     def reset_parameters(self) -> None:
         for layer in self.layers:
-            _reset(layer)
+            reset_parameters(layer)
 
-    def forward(self, x: Tensor, state: tuple | None = None, *, reset: Tensor | None = None) -> tuple[Tensor, tuple]:
+    def forward(self, x: Tensor, state: State = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:
         """x (B, T, D), reset (B, T) -> (B, T, D) and the state.
 
         Raises:
@@ -76,8 +76,8 @@ class Stack(nn.Module):
 class Bidirectional(nn.Module):
     """One layer reads forward, another one backward; their outputs side by side or summed.
 
-    The state is (forward's, backward's): the first after the last step, the second after the first step. A state that is
-    given starts each direction at its own first step. So the output at a step depends on all steps, and a sequence cannot
+    The state is (forward's, backward's): the first after the last step, the second after the first step. A state that
+    is given starts each direction at its own first step. The output at a step depends on all steps: a sequence cannot
     be cut in two with the state passed on, as it can with every other layer.
 
     Args:
@@ -96,11 +96,11 @@ class Bidirectional(nn.Module):
 
     def reset_parameters(self) -> None:
         for layer in self.directions:
-            _reset(layer)
+            reset_parameters(layer)
 
     def forward(
-        self, x: Tensor, state: tuple | None = None, *, reset: Tensor | None = None, lengths=None
-    ) -> tuple[Tensor, tuple]:
+        self, x: Tensor, state: State = None, *, reset: Tensor | None = None, lengths=None
+    ) -> tuple[Tensor, State]:
         """x (B, T, D), reset (B, T), lengths (B,) of rows padded at their end -> y and the two directions' states.
 
         With lengths, states are those at each row's own end (or beginning), and y is 0 in the padding.
@@ -123,7 +123,7 @@ class Bidirectional(nn.Module):
 
 
 def reverse(x: Tensor, lengths=None) -> Tensor:
-    """x (B, T, ...) with time running backward; with lengths (B,), each row within its own, the padding left in place."""
+    """x (B, T, ...) with time running backward; with lengths (B,), each row within its own: padding stays in place."""
     if lengths is None:
         return x.flip(1)
     lengths = torch.as_tensor(lengths, device=x.device)[:, None]
@@ -135,8 +135,8 @@ def reverse(x: Tensor, lengths=None) -> Tensor:
 def reverse_reset(reset: Tensor | None, lengths=None) -> Tensor | None:
     """`reset` (B, T) for the reversed sequence: a document's last step becomes its first.
 
-    A document that begins at step t ends the one before it at t - 1: so the marks move one step back before time is turned
-    round. The last step of a row begins the reversed one, and stays unmarked: a state that is given reaches it.
+    A document that begins at step t ends the one before it at t - 1: so the marks move one step back before time is
+    turned round. The last step of a row begins the reversed one, and stays unmarked: a state that is given reaches it.
     """
     if reset is None:
         return None
@@ -147,7 +147,9 @@ def reverse_reset(reset: Tensor | None, lengths=None) -> Tensor | None:
     return reverse(ends, lengths)
 
 
-def ragged(layer: nn.Module, x: Tensor, lengths, state=None, *, reset: Tensor | None = None) -> tuple[Tensor, tuple]:
+def ragged(
+    layer: nn.Module, x: Tensor, lengths, state: State = None, *, reset: Tensor | None = None
+) -> tuple[Tensor, State]:
     """Run a layer over rows of unequal length, without a step in the padding.
 
     The rows are sorted by length, and a row leaves the batch at its end: one call of the layer per distinct length, on
@@ -191,7 +193,8 @@ def ragged(layer: nn.Module, x: Tensor, lengths, state=None, *, reset: Tensor | 
     return y[back], select(joined, back)
 
 
-def _reset(module: nn.Module) -> None:
+def reset_parameters(module: nn.Module) -> None:
+    """Start a module's weights anew, where it has a method for it."""
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):
         reset()

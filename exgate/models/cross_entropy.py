@@ -32,7 +32,7 @@ def cross_entropy(
     Returns:
         nats (per token for "mean" and "none"), in float32 (float64 for float64 inputs).
     Raises:
-        ValueError: shapes disagree, a target is outside the vocabulary (looked at on the CPU only), or the reduction is unknown.
+        ValueError: shapes disagree, the reduction is unknown, or a target is not below V (seen on the CPU only).
     Cost: O(N V D) three times over forward and backward, memory O(rows V + V D).
     """
     if x.shape[:-1] != targets.shape:

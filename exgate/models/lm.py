@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from exgate.layers.init import small_
 from exgate.layers.norm import HeadNorm, LayerNorm, RMSNorm
-from exgate.layers.stack import Stack
+from exgate.layers.stack import Stack, reset_parameters
 from exgate.models.cross_entropy import cross_entropy
+from exgate.ops.state import State
 
 
 class LanguageModel(nn.Module):
@@ -50,8 +51,8 @@ class LanguageModel(nn.Module):
         width = dim if width is None else width
         if tie_embeddings and width != dim:
             raise ValueError(
-                f"LanguageModel: tie_embeddings needs the stack's output as wide as the embedding, but they have {width} and "
-                f"{dim}. Set tie_embeddings=False, or make them equal."
+                f"LanguageModel: tie_embeddings needs the stack's output as wide as the embedding, "
+                f"but they have {width} and {dim}. Set tie_embeddings=False, or make them equal."
             )
         self.config, self.soft_cap, self.dropout = config, soft_cap, dropout
         self.tie_embeddings = tie_embeddings
@@ -65,18 +66,14 @@ class LanguageModel(nn.Module):
         if self.head is not None:
             small_(self.head.weight, self.head.in_features)
         self.stack.reset_parameters()
-        self.norm.reset_parameters()
+        reset_parameters(self.norm)
 
-    def forward(
-        self, tokens: Tensor, state: tuple | None = None, *, reset: Tensor | None = None
-    ) -> tuple[Tensor, tuple]:
+    def forward(self, tokens: Tensor, state: State = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:
         """tokens (B, T) whole numbers, reset (B, T) -> logits (B, T, V) in float32 (or float64) and the state."""
         x, state = self.hidden(tokens, state, reset=reset)
         return self.logits(x), state
 
-    def hidden(
-        self, tokens: Tensor, state: tuple | None = None, *, reset: Tensor | None = None
-    ) -> tuple[Tensor, tuple]:
+    def hidden(self, tokens: Tensor, state: State = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:
         """tokens (B, T), reset (B, T) -> (B, T, D) after the last norm, and the state.
 
         Raises:
@@ -101,11 +98,11 @@ class LanguageModel(nn.Module):
         self,
         tokens: Tensor,
         targets: Tensor,
-        state: tuple | None = None,
+        state: State = None,
         *,
         reset: Tensor | None = None,
         reduction: str = "mean",
-    ) -> tuple[Tensor, tuple]:
+    ) -> tuple[Tensor, State]:
         """Cross-entropy of `targets` (B, T) in nats, and the state. Never holds (B, T, V) logits.
 
         Args:
@@ -140,8 +137,8 @@ class LanguageModel(nn.Module):
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters for an optimiser in two groups: with weight decay, and without.
 
-    As in the xLSTM papers: every `weight` decays (projections, convolutions, gates, head) except those of norms and of the
-    embedding, tied head included. Biases, skips, peepholes and recurrent weights do not.
+    As in the xLSTM papers: every `weight` decays (projections, convolutions, gates, head) except those of norms and of
+    the embedding, tied head included. Biases, skips, peepholes and recurrent weights do not.
     """
     spared = (RMSNorm, LayerNorm, HeadNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding)
     decayed, others = {}, {}
@@ -156,7 +153,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def materialise(model: LanguageModel, device: torch.device | str | None = None) -> LanguageModel:
-    """A model that was built on the meta device, with memory and initial weights on `device` (None: the default one)."""
+    """A model that was built on the meta device, with memory and initial weights on `device` (None: the default)."""
     device = torch.get_default_device() if device is None else torch.device(device)
     if device.type != "meta":
         model.to_empty(device=device)

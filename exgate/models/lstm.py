@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.norm import LayerNorm
-from exgate.layers.stack import Residual, Stack
+from exgate.layers.stack import Residual, Stack, reset_parameters
 from exgate.models.lm import LanguageModel, materialise
+from exgate.ops.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class Config:
             raise ValueError(f"lstm: layers is {self.layers}; a model has at least one.")
         if self.residual and self.hidden not in (None, self.dim):
             raise ValueError(
-                f"lstm: residual branches need hidden={self.hidden} to be dim={self.dim}. Set residual=False, or leave hidden out."
+                f"lstm: residual branches need hidden={self.hidden} to be dim={self.dim}. "
+                "Set residual=False, or leave hidden out."
             )
 
 
@@ -64,9 +66,9 @@ class Dropped(nn.Module):
         self.layer, self.dropout = layer, dropout
 
     def reset_parameters(self) -> None:
-        self.layer.reset_parameters()
+        reset_parameters(self.layer)
 
-    def forward(self, x: Tensor, state=None, *, reset: Tensor | None = None) -> tuple[Tensor, tuple]:
+    def forward(self, x: Tensor, state: State = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:
         """x (B, T, D), reset (B, T) -> the layer's output and state."""
         y, state = self.layer(x, state, reset=reset)
         return F.dropout(y, self.dropout, self.training), state

@@ -1,4 +1,4 @@
-"""xLSTM language models of the 2024 paper (Beck et al. 2024, arXiv:2405.04517): any pattern of mLSTM and sLSTM blocks."""
+"""Language models of the xLSTM paper (Beck et al. 2024, arXiv:2405.04517): any pattern of mLSTM and sLSTM blocks."""
 
 import math
 from dataclasses import dataclass

@@ -23,8 +23,8 @@ class Config:
         qk_dim, v_dim: widths of all queries (keys) and of all values together.
         ffn_dim: inner width of the FFN.
         pattern: m (mLSTM) or s (sLSTM) for each block; a shorter pattern is repeated and cut. An s block is ours, not
-            published in this architecture: the sLSTM layer of the 2024 paper (width dim) with a norm of plain weight over
-            its heads, no convolution unless `conv_kernel` says so; norms and FFN as in the other blocks.
+            published in this architecture: the sLSTM layer of the 2024 paper (width dim) with a norm of plain weight
+            over its heads, no convolution unless `conv_kernel` says so; norms and FFN as in the other blocks.
         tie_embeddings: the head is the embedding's weight.
         dropout: of the embedding and of each residual branch.
         soft_cap, gate_soft_cap: of the logits, and of the mLSTM's input and forget gates; 0 is none.
@@ -84,9 +84,9 @@ def _block(config: Config, letter: str, block: int, where: dict) -> Stack:
     cell: nn.Module
     if letter == "m":
         cell = MLSTM7BLayer(
-            config.dim, heads=config.heads, qk_dim=config.qk_dim, v_dim=config.v_dim, gate_soft_cap=config.gate_soft_cap,
-            input_gate=config.input_gate, eps=config.cell_eps, norm_eps=config.norm_eps, bias=config.bias,
-            blocks=config.blocks, **where,
+            config.dim, heads=config.heads, qk_dim=config.qk_dim, v_dim=config.v_dim,
+            gate_soft_cap=config.gate_soft_cap, input_gate=config.input_gate, eps=config.cell_eps,
+            norm_eps=config.norm_eps, bias=config.bias, blocks=config.blocks, **where,
         )  # fmt: skip
     else:
         cell = SLSTMLayer(
@@ -104,5 +104,5 @@ def xlstm_7b(vocab_size: int = 50304) -> Config:
 
 
 def xlstm_7b_tiny(vocab_size: int = 257, pattern: str = "m") -> Config:
-    """The same architecture with 864,000 parameters: minutes on two CPU cores."""
+    """The same architecture with 923,552 parameters: minutes on two CPU cores."""
     return Config(vocab_size=vocab_size, dim=128, blocks=4, heads=4, qk_dim=64, v_dim=128, ffn_dim=384, pattern=pattern)

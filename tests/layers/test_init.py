@@ -1,0 +1,33 @@
+"""Initial weights follow their formulas."""
+
+import math
+
+import pytest
+import torch
+
+from exgate.layers.init import power_law_, ramp_, small_, wang_
+
+
+def test_standard_deviations():
+    weight = torch.empty(400, 500)
+    assert small_(weight, 100).std().item() == pytest.approx(math.sqrt(2 / 500), rel=0.02)
+    assert wang_(weight, 100, 8).std().item() == pytest.approx(2 / 8 / 10, rel=0.02)
+
+
+def test_ramp():
+    torch.testing.assert_close(ramp_(torch.empty(4)), torch.tensor([3.0, 4.0, 5.0, 6.0]))
+    assert ramp_(torch.empty(1)).item() == 3
+
+
+@pytest.mark.parametrize("block, power", [(0, 0.3), (2, 0.3 + 1.3 * 2 / 3), (3, 1.6)])
+def test_power_law_depends_on_the_block(block, power):
+    bias = power_law_(torch.empty(2, 5), block, 4)
+    wanted = torch.tensor([5 - 12 * (j / 4) ** power for j in range(5)])
+    torch.testing.assert_close(bias, wanted.expand(2, 5))
+    assert bias[0, 0] == 5
+    assert bias[0, -1] == -7
+
+
+def test_power_law_with_one_cell_per_head_or_one_block_is_finite():
+    assert power_law_(torch.empty(4, 1), 0, 1).tolist() == [[5.0]] * 4
+    torch.testing.assert_close(power_law_(torch.empty(1, 3), 0, 1), power_law_(torch.empty(1, 3), 0, 7))
