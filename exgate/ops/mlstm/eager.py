@@ -14,13 +14,15 @@ walks the groups back; the gradients of the gates need no products of their own:
 d log i_s = k_s . dk_s, and d log f_t is the sum of (q . dq - k . dk) over the rest of the chunk plus C_L . dC_L.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
 from exgate.ops.mlstm import reference
 
-GROUP_NUMBERS = 1 << 18  # numbers of q in a group of chunks: 1 MB in float32
+GROUP_NUMBERS = 1 << 17  # numbers of q in a group of chunks: half a megabyte in float32
 
 
 def refuses(*args) -> str | None:
@@ -47,7 +49,7 @@ def _chunk_size(steps: int, key: int, value: int) -> int:
 
 
 class _Gates:
-    """The scalars of a sequence, (B, H, N, L) for N chunks of L steps; the last chunk is filled up with closed gates."""
+    """The scalars of a sequence, (N, B, H, L) for N chunks of L steps; the last chunk is filled up with closed gates."""
 
     def __init__(self, i: Tensor, f: Tensor, m: Tensor, reset: Tensor | None, size: int, exponential: bool, key: int):
         batch, steps, heads = i.shape
@@ -57,20 +59,19 @@ class _Gates:
         log_i = pad((i if exponential else logsigmoid(i)).transpose(1, 2), filled, value=-torch.inf)
         begins = None if reset is None else pad(reset, filled)[:, None]
         ms = _stabilizer(log_f, log_i, m, begins) if exponential else torch.zeros_like(log_f)
-        shape = (batch, heads, count, size)
-        self.m = ms.view(shape)
-        before = torch.cat([m[..., None], self.m[..., :-1, -1]], -1)[..., None]  # m before each chunk
-        self.document = None
+        ms, log_f, log_i = (_by_chunk(x, size) for x in (ms, log_f, log_i))
+        self.m, self.document = ms, None
+        before = torch.cat([m[None, ..., None], ms[:-1, ..., -1:]])  # m before each chunk
         if begins is not None:  # no decay reaches across a reset, so what f says at one counts for m alone
-            log_f = log_f.masked_fill(begins, 0.0)
-            self.document = begins.view(batch, 1, count, size).cumsum(-1)
-        b = log_f.view(shape).cumsum(-1)
-        end, m_end = b[..., -1:], self.m[..., -1:]
-        self.rows = b - self.m - 0.5 * torch.log(b.new_tensor(float(key)))  # D_ts = exp(rows_t + columns_s), with the scale
-        self.columns = log_i.view(shape) - b
+            begins = _by_chunk(begins, size)
+            log_f, self.document = log_f.masked_fill(begins, 0.0), begins.cumsum(-1)
+        b = log_f.cumsum(-1)
+        end, m_end = b[..., -1:], ms[..., -1:]
+        self.rows = b - ms - 0.5 * math.log(key)  # D_ts = exp(rows_t + columns_s), with the scale of q
+        self.columns = log_i - b
         self.from_start = torch.exp(self.rows + before)  # g
         self.to_end = torch.exp(self.columns + (end - m_end))  # w
-        self.through = torch.exp(end + before - m_end)  # (B, H, N, 1)
+        self.through = torch.exp(end + before - m_end)  # (N, B, H, 1)
         if self.document is not None:
             last = self.document[..., -1:]
             self.from_start = self.from_start.masked_fill(self.document != 0, 0.0)
@@ -79,15 +80,15 @@ class _Gates:
         self.causal = torch.ones(size, size, dtype=torch.bool, device=i.device).tril()
 
     def seen(self, group: slice) -> Tensor:
-        """Which s each t sees, (L, L) or (B, 1, n, L, L)."""
+        """Which s each t sees, (L, L) or (n, B, 1, L, L)."""
         if self.document is None:
             return self.causal
-        document = self.document[:, :, group]
+        document = self.document[group]
         return self.causal & (document[..., :, None] == document[..., None, :])
 
     def weights(self, group: slice) -> Tensor:
-        """D of a group of chunks, (B, H, n, L, L)."""
-        weights = self.rows[:, :, group, :, None] + self.columns[:, :, group, None, :]
+        """D of a group of chunks, (n, B, H, L, L)."""
+        weights = self.rows[group][..., None] + self.columns[group][..., None, :]
         return weights.masked_fill_(~self.seen(group), -torch.inf).exp_()
 
 
@@ -106,29 +107,39 @@ def _stabilizer(log_f: Tensor, log_i: Tensor, m: Tensor, begins: Tensor | None) 
         return torch.maximum(decay + m[..., None], peak)
 
 
+def _by_chunk(x: Tensor, size: int) -> Tensor:
+    """(B, H, N L) -> (N, B, H, L)."""
+    return x.unflatten(2, (-1, size)).permute(2, 0, 1, 3).contiguous()
+
+
 def _groups(gates: _Gates, key: int) -> list[slice]:
-    batch, heads, count, size = gates.m.shape
+    count, batch, heads, size = gates.m.shape
     chunks = max(1, GROUP_NUMBERS // (batch * heads * size * key))
     return [slice(start, min(start + chunks, count)) for start in range(0, count, chunks)]
 
 
 def _chunks(x: Tensor, group: slice, size: int, kind: torch.dtype) -> Tensor:
-    """A copy of the chunks `group` of x (B, T, H, K) as (B, H, n, L, K), filled up with zeros."""
-    part = x[:, group.start * size : group.stop * size].transpose(1, 2)
-    filled = (group.stop - group.start) * size - part.shape[2]
-    part = pad(part, (0, 0, 0, filled)) if filled else part
-    return part.to(kind).contiguous().unflatten(2, (-1, size))
+    """A copy of the chunks `group` of x (B, T, H, K) as (n, B, H, L, K), filled up with zeros."""
+    part = x[:, group.start * size : group.stop * size]
+    filled = (group.stop - group.start) * size - part.shape[1]
+    part = pad(part, (0, 0, 0, 0, 0, filled)) if filled else part
+    part = part.unflatten(1, (-1, size)).permute(1, 0, 3, 2, 4)
+    return torch.empty(part.shape, dtype=kind, device=x.device).copy_(part)
 
 
 def _store(x: Tensor, group: slice, size: int, part: Tensor) -> None:
-    """Write chunks (B, H, n, L, K) back to their steps of x (B, T, H, K)."""
+    """Write chunks (n, B, H, L, K) back to their steps of x (B, T, H, K)."""
     steps = slice(group.start * size, min(group.stop * size, x.shape[1]))
-    x[:, steps] = part.flatten(2, 3)[:, :, : steps.stop - steps.start].transpose(1, 2)
+    x[:, steps] = part.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, : steps.stop - steps.start]
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """A batched matrix product; matmul would copy operands that bmm takes as they are."""
-    return torch.bmm(a.flatten(0, 2), b.flatten(0, 2)).unflatten(0, a.shape[:3])
+def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """A batched matrix product, written to `out` if its type allows."""
+    if out is not None and out.dtype == a.dtype:
+        torch.bmm(a.flatten(0, 2), b.flatten(0, 2), out=out.view(-1, *out.shape[3:]))
+        return out
+    product = torch.bmm(a.flatten(0, 2), b.flatten(0, 2)).unflatten(0, a.shape[:3])
+    return product if out is None else out.copy_(product)
 
 
 def _denominator(nq: Tensor, m: Tensor, eps: float) -> Tensor:
@@ -143,37 +154,34 @@ def _chunkwise(
     (batch, steps, heads, key), value, kind, operands = q.shape, v.shape[-1], c.dtype, q.dtype
     gates = _Gates(i, f, m, reset, size, exponential, key)
     groups = _groups(gates, key)
-    kept = gates.m.shape[2] if saves else groups[0].stop
-    cs, ns = c.new_empty(batch, heads, kept + 1, key, value), c.new_empty(batch, heads, kept + 1, key)
-    cs[:, :, 0], ns[:, :, 0] = c, n
-    h, nqs = v.new_empty(v.shape), torch.ones_like(gates.m)
+    kept = gates.m.shape[0] if saves else groups[0].stop
+    cs, ns = c.new_empty(kept + 1, batch, heads, key, value), c.new_empty(kept + 1, batch, heads, key)
+    cs[0], ns[0] = c, n
+    h, nqs, last = v.new_empty(v.shape), torch.ones_like(gates.m), 0
     for group in groups:
-        count = group.stop - group.start
-        at = group.start if saves else 0
+        count, at = group.stop - group.start, last
         if not saves and group.start:
-            cs[:, :, 0], ns[:, :, 0] = cs[:, :, kept].clone(), ns[:, :, kept].clone()
+            cs[0], ns[0], at = cs[last], ns[last], 0
+        last = at + count
         qs, ks, vs = (_chunks(x, group, size, operands) for x in (q, k, v))
-        ws = ks * gates.to_end[:, :, group, :, None].to(operands)
-        dcs, dns = _product(ws.transpose(-1, -2), vs), ws.sum(-2, dtype=kind)
-        for j in range(count):
-            through = gates.through[:, :, group.start + j]
-            cs[:, :, at + j + 1] = torch.addcmul(dcs[:, :, j].to(kind), through[..., None], cs[:, :, at + j])
-            ns[:, :, at + j + 1] = torch.addcmul(dns[:, :, j], through, ns[:, :, at + j])
-        start_c, start_n = cs[:, :, at : at + count], ns[:, :, at : at + count]
+        ws = ks * gates.to_end[group][..., None].to(operands)
+        _product(ws.transpose(-1, -2), vs, out=cs[at + 1 : last + 1])
+        torch.sum(ws, -2, dtype=kind, out=ns[at + 1 : last + 1])
+        for j, through in enumerate(gates.through[group].unbind(0), at):
+            cs[j + 1].addcmul_(through[..., None], cs[j])
+            ns[j + 1].addcmul_(through, ns[j])
         scores = _product(qs, ks.transpose(-1, -2)).to(kind).mul_(gates.weights(group))
         nq = scores.sum(-1)
         num = _product(scores.to(operands), vs).to(kind)
-        qs = qs * gates.from_start[:, :, group, :, None].to(operands)
-        num += _product(qs, start_c.to(operands))
-        nq += _product(qs, start_n[..., None].to(operands))[..., 0]
-        nqs[:, :, group] = nq
+        qs *= gates.from_start[group][..., None].to(operands)
+        num += _product(qs, cs[at:last].to(operands))
+        nq += _product(qs, ns[at:last, ..., None].to(operands))[..., 0]
+        nqs[group] = nq
         if normalize:
-            num /= _denominator(nq, gates.m[:, :, group], eps)[..., None]
+            num /= _denominator(nq, gates.m[group], eps)[..., None]
         _store(h, group, size, num)
-    last = gates.m.shape[2] if saves else groups[-1].stop - groups[-1].start
-    empty = c.new_empty(0)
-    saved = (cs, ns, nqs) if saves else (empty, empty.clone(), empty.clone())
-    return h, cs[:, :, last].clone(), ns[:, :, last].clone(), gates.m[:, :, -1, -1].clone(), *saved
+    saved = (cs, ns, nqs) if saves else (c.new_empty(0), c.new_empty(0), c.new_empty(0))
+    return h, cs[last].clone(), ns[last].clone(), gates.m[-1, ..., -1].clone(), *saved
 
 
 _forward = torch.library.custom_op("exgate::mlstm_eager", _chunkwise, mutates_args=())
@@ -185,60 +193,62 @@ def _backward(
     reset: Tensor | None, h: Tensor, cs: Tensor, ns: Tensor, nqs: Tensor,
     size: int, exponential: bool, normalize: bool, eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    (batch, steps, heads, key), kind, operands = q.shape, cs.dtype, q.dtype
+    steps, key, kind, operands = q.shape[1], q.shape[-1], cs.dtype, q.dtype
     gates = _Gates(i, f, m, reset, size, exponential, key)
     dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     dlog_i, dlog_f = torch.empty_like(gates.m), torch.empty_like(gates.m)
-    dc, dn = dc.clone(), dn.clone()
     for group in reversed(_groups(gates, key)):
         count = group.stop - group.start
-        after = slice(group.start + 1, group.stop + 1)
         qs, ks, vs = (_chunks(x, group, size, operands) for x in (q, k, v))
         dnum, dnq = _chunks(dh, group, size, kind), None
         if normalize:
-            nq, m_group = nqs[:, :, group], gates.m[:, :, group]
-            den = _denominator(nq, m_group, eps)
-            dnum = dnum / den[..., None]
+            nq, m_group = nqs[group], gates.m[group]
+            dnum /= _denominator(nq, m_group, eps)[..., None]
             dden = -(dnum * _chunks(h, group, size, kind)).sum(-1)
-            dnq = dden * torch.sign(nq) * (nq.abs() >= torch.exp(-m_group))
+            dnq = (dden * torch.sign(nq) * (nq.abs() >= torch.exp(-m_group)))[..., None]
         dnum = dnum.to(operands)
-        # the states' gradients, from the last chunk to the first
-        from_start = gates.from_start[:, :, group, :, None].to(operands)
-        gq = qs * from_start
-        into_c = _product(gq.transpose(-1, -2), dnum)
-        into_n = None if dnq is None else _product(gq.transpose(-1, -2), dnq[..., None].to(operands))[..., 0]
-        dcs, dns = torch.empty_like(cs[:, :, group]), torch.empty_like(ns[:, :, group])
-        for j in reversed(range(count)):
-            through = gates.through[:, :, group.start + j]
-            dcs[:, :, j], dns[:, :, j] = dc, dn
-            dc = torch.addcmul(into_c[:, :, j].to(kind), through[..., None], dc)
-            dn = dn * through if into_n is None else torch.addcmul(into_n[:, :, j].to(kind), through, dn)
-        boundary = (cs[:, :, after] * dcs).sum((-1, -2)) + (ns[:, :, after] * dns).sum(-1)
+        from_start, to_end = (x[group][..., None].to(operands) for x in (gates.from_start, gates.to_end))
+        # the states' gradients, from the last chunk to the first: before chunk j in [j], after it in [j + 1]
+        gq = (qs * from_start).transpose(-1, -2)
+        dcs, dns = cs.new_empty(count + 1, *cs.shape[1:]), ns.new_zeros(count + 1, *ns.shape[1:])
+        _product(gq, dnum, out=dcs[:count])
+        if dnq is not None:
+            dns[:count] = _product(gq, dnq.to(operands))[..., 0]
+        dcs[count], dns[count] = dc, dn
+        for j, through in reversed(list(enumerate(gates.through[group].unbind(0)))):
+            dcs[j].addcmul_(through[..., None], dcs[j + 1])
+            dns[j].addcmul_(through, dns[j + 1])
+        dc, dn = dcs[0], dns[0]
+        after = slice(group.start + 1, group.stop + 1)
+        boundary = _inner(cs[after], dcs[1:]) + (ns[after] * dns[1:]).sum(-1)
         # the chunks themselves
         weights = gates.weights(group)
         scores = _product(qs, ks.transpose(-1, -2)).to(kind).mul_(weights).to(operands)
         dscores = _product(dnum, vs.transpose(-1, -2)).to(kind)
+        dscores = (dscores if dnq is None else dscores.add_(dnq)).mul_(weights).to(operands)
+        dcs = dcs[1:].to(operands)
+        dqs = _product(dnum, cs[group].to(operands).transpose(-1, -2))
         if dnq is not None:
-            dscores += dnq[..., None]
-        dscores = dscores.mul_(weights).to(operands)
-        dcs = dcs.to(operands)
-        dqs = _product(dnum, cs[:, :, group].to(operands).transpose(-1, -2))
-        if dnq is not None:
-            dqs += dnq[..., None].to(operands) * ns[:, :, group, None].to(operands)
-        dqs = _product(dscores, ks).add_(dqs.mul_(from_start))
-        to_end = gates.to_end[:, :, group, :, None].to(operands)
-        dks = _product(vs, dcs.transpose(-1, -2)).add_(dns[..., None, :].to(operands)).mul_(to_end)
-        dks += _product(dscores.transpose(-1, -2), qs)
+            dqs.addcmul_(dnq.to(operands), ns[group][..., None, :].to(operands))
+        dqs = _product(dscores, ks).addcmul_(dqs, from_start)
+        dks = _product(vs, dcs.transpose(-1, -2)).add_(dns[1:, ..., None, :].to(operands))
+        dks = _product(dscores.transpose(-1, -2), qs).addcmul_(dks, to_end)
         dvs = _product(scores.transpose(-1, -2), dnum).add_(_product(ks * to_end, dcs))
         for out, part in ((dq, dqs), (dk, dks), (dv, dvs)):
             _store(out, group, size, part)
-        columns = (ks * dks).sum(-1, dtype=kind)
-        dlog_i[:, :, group] = columns
-        dlog_f[:, :, group] = _decay_gradient((qs * dqs).sum(-1, dtype=kind) - columns, boundary, gates, group)
-    di, df = (x.flatten(2)[..., :steps].transpose(1, 2).contiguous() for x in (dlog_i, dlog_f))
+        columns = ks.mul_(dks).sum(-1, dtype=kind)
+        dlog_i[group] = columns
+        dlog_f[group] = _decay_gradient(qs.mul_(dqs).sum(-1, dtype=kind) - columns, boundary, gates, group)
+    di, df = (x.permute(1, 0, 3, 2).flatten(1, 2)[:, :steps].clone() for x in (dlog_i, dlog_f))
     if reset is not None:
         df = df.masked_fill(reset[..., None], 0.0)
-    return dq, dk, dv, di if exponential else di * torch.sigmoid(-i), df * torch.sigmoid(-f), dc, dn
+    di = di if exponential else di * torch.sigmoid(-i)
+    return dq, dk, dv, di, df * torch.sigmoid(-f), dc.clone(), dn.clone()
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """The inner products of matrices (n, B, H, K, V), without a copy of their size."""
+    return torch.bmm(a.flatten(3).flatten(0, 2)[:, None], b.flatten(3).flatten(0, 2)[..., None]).view(a.shape[:3])
 
 
 def _decay_gradient(db: Tensor, boundary: Tensor, gates: _Gates, group: slice) -> Tensor:
@@ -246,7 +256,7 @@ def _decay_gradient(db: Tensor, boundary: Tensor, gates: _Gates, group: slice) -
     if gates.document is None:
         return torch.matmul(db, gates.causal.to(db.dtype)) + boundary[..., None]
     inside = torch.matmul(db[..., None, :], gates.seen(group).to(db.dtype))[..., 0, :]
-    document = gates.document[:, :, group]
+    document = gates.document[group]
     return inside + boundary[..., None] * (document == document[..., -1:])
 
 
@@ -255,7 +265,7 @@ def _(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, saves):
     batch, steps, heads, key = q.shape
     count = -(-steps // size)
     last = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (c, n, m)]
-    shapes = [(batch, heads, count + 1, key, v.shape[-1]), (batch, heads, count + 1, key), (batch, heads, count, size)]
+    shapes = [(count + 1, batch, heads, key, v.shape[-1]), (count + 1, batch, heads, key), (count, batch, heads, size)]
     return v.new_empty(v.shape), *last, *(c.new_empty(shape if saves else (0,)) for shape in shapes)
 
 
