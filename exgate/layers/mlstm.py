@@ -33,7 +33,7 @@ class MLSTMLayer(nn.Module):
         eps: added to the cell's denominator.
         norm_eps: of the norm over heads, whose weight is kept as its distance from one.
         input_gate: "exp" (as published) or "sigmoid".
-        chunk_size, blocks: steps per chunk (None: the op chooses), and the model's blocks, for the initial `down.weight`.
+        chunk_size, blocks: steps per chunk (None: the op chooses); blocks in the model, for initial sizes.
     Raises:
         ValueError: heads or qkv_block do not divide the inner width.
     """

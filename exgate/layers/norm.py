@@ -114,7 +114,7 @@ class HeadNorm(nn.Module):
 def per_head(layer: str, name: str, size: int, count: int, counted: str = "heads") -> int:
     """The share of each head (or whatever is counted) in `size`; raise when it is not whole."""
     if count < 1 or size % count:
-        raise ValueError(f"{layer}: {name}={size} is not a multiple of {counted}={count}. Choose {counted} that divides it.")
+        raise ValueError(f"{layer}: {name}={size} is not a multiple of {counted}={count}. Change one of them.")
     return size // count
 
 

@@ -1,5 +1,6 @@
 """What every layer keeps: one forward for training, prefill and decoding; the past does not see the future; reset."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -98,7 +99,7 @@ def test_reset_is_separate_calls(build):
     y, state = layer(x, before, reset=reset)
     for row, cuts in enumerate(([0, 3, 4, 10], [0, 6, 10])):
         start = take(before, row)
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in itertools.pairwise(cuts):
             alone, start = layer(x[row : row + 1, begin:end], start if begin == 0 else None)
             close(y[row : row + 1, begin:end], alone)
         close(take(state, row), start)

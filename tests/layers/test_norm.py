@@ -51,7 +51,5 @@ def test_statistics_in_float32_and_output_in_the_inputs_type(norm):
 
 
 def test_heads_that_do_not_divide_are_refused():
-    with pytest.raises(
-        ValueError, match=r"HeadNorm: dim=10 is not a multiple of heads=4. Choose heads that divides it"
-    ):
+    with pytest.raises(ValueError, match=r"HeadNorm: dim=10 is not a multiple of heads=4. Change one of them"):
         HeadNorm(10, 4)
