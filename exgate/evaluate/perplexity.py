@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -165,7 +166,7 @@ def _rows(model: Any, documents: Sequence[Sequence[int]], end: int) -> list[Tens
     device, size = next(model.parameters()).device, model.embed.weight.shape[0]
     rows = []
     for number, document in enumerate(documents):
-        row = torch.tensor([end, *document], dtype=torch.long)
+        row = torch.from_numpy(np.concatenate([np.array([end]), np.asarray(document, np.int64)]))
         low, high = int(row.min()), int(row.max())
         if low < 0 or high >= size:
             raise ValueError(

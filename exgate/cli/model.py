@@ -1,0 +1,84 @@
+"""Opening a model with its tokenizer, as the commands that use one do; no command itself."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from exgate.data import tokens
+from exgate.models import io
+from exgate.train import checkpoint
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+class Opened(NamedTuple):
+    """A model that is ready to use, its tokenizer, and the folder or file that they came from."""
+
+    model: Any
+    tokenizer: tokens.Tokenizer
+    folder: Path
+
+
+def open_model(
+    run: str, *, tokenizer: str | None = None, device: str | None = None, dtype: str | None = None
+) -> Opened:
+    """The model that `run` means, and the tokenizer beside it.
+
+    Args:
+        run: a run folder (its best model, else its newest checkpoint), a model folder, a file of weights, or a name on
+            the Hugging Face hub, "organisation/name".
+        tokenizer: a tokenizer's file or folder, where it is not beside the model.
+        device: None takes a GPU if there is one.
+        dtype: the number type of the weights; None leaves that of the file.
+    Raises:
+        ValueError, OSError: there is no such model or tokenizer, or they do not fit each other.
+    """
+    where = _device(device)
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"exgate: dtype is '{dtype}', but should be one of {', '.join(DTYPES)}.")
+    folder = checkpoint.model_folder(_path(run))
+    # Before the weights: a missing tokenizer should not take a minute to be noticed.
+    found = tokens.load(tokenizer or (folder.parent if folder.is_file() else folder))
+    model: Any = io.load(folder, device=where, dtype=None if dtype is None else getattr(torch, dtype))
+    tokens.check(found, model.config.vocab_size)
+    return Opened(model.eval(), found, folder)
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Where there was too little memory, one sentence with `remedy` takes the place of PyTorch's report."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        raise ValueError(f"exgate: the memory is too small for this. {remedy}") from error
+
+
+def _path(run: str) -> Path:
+    path = Path(run).expanduser()
+    if path.exists():
+        return path
+    # "runs/smal" is a slip where there is a folder "runs", "organisation/name" a name on the hub where there is none.
+    if run.count("/") == 1 and not run.startswith((".", "~", "/")) and not path.parent.is_dir():
+        return io._local(run)
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    hint = f"Did you mean '{path.parent / near[0]}'?" if near else "`exgate train` makes one."
+    raise FileNotFoundError(f"exgate: there is no run or model '{run}'. {hint}")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"exgate: the device '{name}' cannot be used here ({reason}). Try --device cpu.") from error
+    return device

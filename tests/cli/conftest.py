@@ -1,0 +1,22 @@
+"""A tiny model with its tokenizer on disk."""
+
+import pytest
+import torch
+
+from exgate.data.tokens import ByteTokenizer
+from exgate.models import io, xlstm
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A model folder whose texts depend on their prompts, and are ASCII now and then."""
+    path = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    model = xlstm.build(xlstm.Config(vocab_size=257, dim=16, blocks=2, heads=2, pattern="ms"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.25 * torch.randn_like(parameter))
+        model.head.weight[97:123] *= 3.0
+    io.save(model, path)
+    ByteTokenizer().save(path)
+    return path
