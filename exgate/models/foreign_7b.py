@@ -171,8 +171,8 @@ def to_transformers(
     out = {
         "backbone.embeddings.weight": tensors["embed.weight"],
         "backbone.out_norm.weight": tensors["norm.weight"],
-        # Its class has no tied head.
-        "lm_head.weight": tensors["embed.weight" if config.tie_embeddings else "head.weight"],
+        # Its class has no tied head: the same numbers twice.
+        "lm_head.weight": tensors["embed.weight"].clone() if config.tie_embeddings else tensors["head.weight"],
     }
     for block in range(config.blocks):
         p, ours = f"backbone.blocks.{block}.", f"stack.layers.{block}."

@@ -150,7 +150,11 @@ def _config_fields(config: Mapping[str, Any], where: str, pattern: str) -> tuple
     function = (block.get("slstm") or {}).get("function", "slstm")
     if function != "slstm":
         raise ValueError(f"{where}: its config says function={function!r}; only 'slstm' can be loaded.")
-    assumed: dict[str, Any] = {"norm_eps": 1e-5, "cell_eps": 1e-6, "input_gate": "exp", "forget_gate": "sigmoid"}
+    assumed: dict[str, Any] = {"norm_eps": 1e-5}
+    if "m" in pattern:
+        assumed |= {"cell_eps": 1e-6, "input_gate": "exp"}
+    if "s" in pattern:
+        assumed["forget_gate"] = "sigmoid"
     told: dict[str, Any] = {}
     if config:  # the package has these as constants, not as options
         told, assumed = assumed, {}

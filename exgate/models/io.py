@@ -99,7 +99,6 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, format: str = "exgat
     elif special_tokens:
         config["special_tokens"] = special_tokens
     folder.mkdir(parents=True, exist_ok=True)
-    # A tensor that appears under two names, or is a view of a larger one, is written on its own.
     tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
     _replace(folder / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"

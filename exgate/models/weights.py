@@ -117,9 +117,11 @@ def _files(path: Path) -> list[Path]:
             f"load: {path} is none of .safetensors, {', '.join(PICKLED)}. Give a file of tensors or its folder."
         )
     for index in sorted(path.glob("*.index.json")):
-        return [
-            path / file for file in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        ]
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"load: {index} is damaged: it has no weight_map. Copy the folder again.") from None
+        return [path / shard for shard in sorted(shards)]
     if (path / "model.safetensors").exists():
         return [path / "model.safetensors"]
     found = sorted(path.glob("*.safetensors")) or sorted(file for file in path.iterdir() if file.suffix in PICKLED)
@@ -142,7 +144,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"load: {file} is damaged ({_first_line(error)}). Nothing was loaded: restore it.") from None
     while isinstance(content, dict) and not _is_state(content):
         content = next((content[key] for key in CONTAINERS if isinstance(content.get(key), dict)), None)
-    if not content:
+    if not isinstance(content, dict) or not content:
         raise ValueError(f"load: {file} holds no state dict (names and tensors). Save model.state_dict().")
     return content
 
