@@ -60,7 +60,7 @@ def check_sequence(op: str, name: str, tensor: Tensor, letters: str) -> dict[str
     check_shape(op, name, tensor, letters, {}, name)
     sizes = dict(zip(letters.split(), tensor.shape, strict=True))
     if not tensor.is_floating_point():
-        raise ValueError(f"{op}: {name} has type {tensor.dtype}; it should be a floating-point tensor. Use {name}.float().")
+        raise ValueError(f"{op}: {name} has type {tensor.dtype}; it should be floating-point. Use {name}.float().")
     if sizes["T"] == 0:
         raise ValueError(
             f"{op}: {name} has T=0 in shape {tuple(tensor.shape)}; a sequence has at least one step. "

@@ -42,5 +42,5 @@ def unmixing(weights: Tensor) -> Tensor:
 
 
 def own(*states: Tensor) -> list[Tensor]:
-    """Copies of states with batch and heads exchanged: a custom op's outputs share no memory, nor does it change inputs."""
+    """Copies of states with batch and heads exchanged: a custom op changes no input, its outputs share no memory."""
     return [state.transpose(0, 1).clone(memory_format=torch.contiguous_format) for state in states]

@@ -13,7 +13,9 @@ def from_lengths(lengths: Tensor | list[int]) -> Tensor:
     """Lengths (N,) of documents laid one after the other -> reset (1, sum of lengths)."""
     lengths = torch.as_tensor(lengths)
     if lengths.dim() != 1 or len(lengths) == 0 or bool((lengths < 1).any()):
-        raise ValueError(f"from_lengths: lengths are {lengths.tolist()}; they should be one or more whole numbers >= 1.")
+        raise ValueError(
+            f"from_lengths: lengths are {lengths.tolist()}; they should be whole numbers >= 1, one or more."
+        )
     begins = torch.cumsum(lengths, 0) - lengths
     reset = torch.zeros(1, int(lengths.sum()), dtype=torch.bool, device=lengths.device)
     reset[0, begins] = True
@@ -40,7 +42,7 @@ def to_cu_seqlens(reset: Tensor) -> Tensor:
         reset = reset[0]
     if reset.dim() != 1 or reset.dtype != torch.bool:
         raise ValueError(
-            f"to_cu_seqlens: reset has shape {tuple(reset.shape)} and type {reset.dtype}; it should be (1, T) and bool. "
+            f"to_cu_seqlens: reset has shape {tuple(reset.shape)} and type {reset.dtype}; it should be (1, T), bool. "
             "Rows of a batch are separate streams: convert them one by one."
         )
     begins = reset.nonzero()[:, 0]
@@ -70,7 +72,9 @@ def from_packed(packed: PackedSequence) -> tuple[Tensor, Tensor]:
 def to_packed(x: Tensor, like: PackedSequence) -> PackedSequence:
     """Steps (1, T, ...) in `from_packed`'s order -> a PackedSequence that is laid out as `like`."""
     if x.shape[:2] != (1, len(like.data)):
-        raise ValueError(f"to_packed: x has shape {tuple(x.shape)}; it should be (1, {len(like.data)}, ...) like the packed data.")
+        raise ValueError(
+            f"to_packed: x has shape {tuple(x.shape)}; it should be (1, {len(like.data)}, ...) like the packed data."
+        )
     order, _ = from_packed(like._replace(data=torch.arange(len(like.data), device=like.data.device)))
     data = torch.empty_like(x[0])
     data = data.index_copy(0, order[0], x[0])

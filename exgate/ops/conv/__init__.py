@@ -11,7 +11,7 @@ BACKENDS = {"eager": eager, "reference": reference}
 
 
 class ConvState(NamedTuple):
-    """The last kernel-1 inputs (B, kernel-1, D), oldest first, in float32 (float64 for float64 inputs). Empty: zeros."""
+    """The last kernel-1 inputs (B, kernel-1, D), oldest first, in float32 (float64 for float64 inputs). Empty: 0."""
 
     x: Tensor
 

@@ -1,7 +1,7 @@
 """Causal depthwise convolution in plain PyTorch: one channels-last convolution, and a few rows mended after resets.
 
-A `reset` touches at most kernel-1 steps behind it. Those rows are computed again from masked windows, so that nothing of
-an earlier document reaches them, not even a NaN, and all the others take the fast path.
+A `reset` touches at most kernel-1 steps. Those rows are computed again from masked windows, so that nothing of an
+earlier document reaches them, not even a NaN, and all the others take the fast path.
 """
 
 import torch
@@ -41,7 +41,7 @@ def _documents(reset: Tensor, kept: int) -> Tensor:
 
 
 def _convolve(window: Tensor, weight: Tensor) -> Tensor:
-    """(B, T + kernel - 1, D), (D, kernel) -> (B, T, D). As a picture of height 1 the layout is channels-last: no copy."""
+    """(B, T + kernel - 1, D), (D, kernel) -> (B, T, D). A picture of height 1, channels last: no copy."""
     picture = window[:, None].permute(0, 3, 1, 2)
     return conv2d(picture, weight[:, None, None], groups=weight.shape[0])[:, :, 0].transpose(1, 2)
 

@@ -28,9 +28,10 @@ def lstm(
 ) -> tuple[Tensor, LSTMState]:
     r"""LSTM with a forget gate (Hochreiter and Schmidhuber 1997; Gers et al. 2000), the recurrence only.
 
-    $c_t = \sigma(\tilde f_t)\, c_{t-1} + \sigma(\tilde i_t) \tanh(\tilde z_t),\quad h_t = \sigma(\tilde o_t) \tanh(c_t)$
-    with $\tilde g_t = x_{g,t} + R_g h_{t-1}$ for each gate $g$. Peepholes (Gers and Schmidhuber 2000) add
-    $p_i c_{t-1}$ to $\tilde i_t$, $p_f c_{t-1}$ to $\tilde f_t$ and $p_o c_t$ to $\tilde o_t$.
+    $c_t = \sigma(\tilde f_t)\, c_{t-1} + \sigma(\tilde i_t) \tanh(\tilde z_t),\quad
+    h_t = \sigma(\tilde o_t) \tanh(c_t)$ with $\tilde g_t = x_{g,t} + R_g h_{t-1}$ for each gate $g$. Peepholes (Gers
+    and Schmidhuber 2000) add $p_i c_{t-1}$ to $\tilde i_t$, $p_f c_{t-1}$ to $\tilde f_t$ and $p_o c_t$
+    to $\tilde o_t$.
 
     Args:
         x: (B, T, 4, H, K), the input products plus bias: raw pre-activations (logits) in the order i f z o. z is what

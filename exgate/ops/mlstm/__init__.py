@@ -41,8 +41,8 @@ def mlstm(
 
     $C_t = f_t C_{t-1} + i_t\, k_t v_t^\top,\quad n_t = f_t n_{t-1} + i_t k_t,\quad
     h_t = C_t^\top q_t / (\max(|n_t^\top q_t|, 1) + \epsilon e^{m_t})$ with $f_t = \sigma(\tilde f_t)$ and
-    $i_t = \exp(\tilde i_t)$. C and n are kept divided by $\exp(m_t)$, $m_t = \max(\log f_t + m_{t-1}, \tilde i_t)$; m is a
-    gauge, and derivatives treat it as a constant. `input_gate="sigmoid"` is the variant of the TFLA paper
+    $i_t = \exp(\tilde i_t)$. C and n are kept divided by $\exp(m_t)$, $m_t = \max(\log f_t + m_{t-1}, \tilde i_t)$;
+    m is a gauge, and derivatives treat it as a constant. `input_gate="sigmoid"` is the variant of the TFLA paper
     (arXiv:2503.14376): $i_t = \sigma(\tilde i_t)$ and m stays 0.
 
     Args:
@@ -52,7 +52,7 @@ def mlstm(
         state: where to continue from; None starts empty (c = n = m = 0). m = -inf with c = n = 0 is allowed: the empty
             state of the published whole-sequence form. Never modified.
         input_gate: 'exp' or 'sigmoid'.
-        normalize: False leaves the denominator out.
+        normalize: False leaves the denominator out: h = C q. With exponential gates that can overflow.
         eps: added to the denominator of the stored (stabilised) form; the published layers use 1e-6.
         reset: (B, T), True where a new document begins: the state is emptied before that step.
         chunk_size: steps per chunk, any number: 1 is the recurrent form, T the parallel one. None chooses.
@@ -78,13 +78,15 @@ def mlstm(
     state = _start(state, q, sizes, kind, input_gate)
     args = (q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
     run = choose("mlstm", BACKENDS, backend, *args).run
-    operands = _operands(q, kind)
+    operands = _operands(q, k, v)
     with full_precision(q):
         h, state = run(*(tensor.to(operands) for tensor in (q, k, v)), *args[3:])
         return h.to(v.dtype), state
 
 
-def _start(state: MLSTMState | None, q: Tensor, sizes: dict[str, int], kind: torch.dtype, input_gate: str) -> MLSTMState:
+def _start(
+    state: MLSTMState | None, q: Tensor, sizes: dict[str, int], kind: torch.dtype, input_gate: str
+) -> MLSTMState:
     if state is None:
         b, h, k, v = (sizes[letter] for letter in "BHKV")
         zeros = [q.new_zeros(shape, dtype=kind) for shape in ((b, h, k, v), (b, h, k), (b, h))]
@@ -98,8 +100,8 @@ def _start(state: MLSTMState | None, q: Tensor, sizes: dict[str, int], kind: tor
     return MLSTMState(c, n, m)
 
 
-def _operands(q: Tensor, kind: torch.dtype) -> torch.dtype:
-    """The type of the operands of the matrix products: autocast's where it is on, else the inputs'."""
-    if kind == torch.float64:
-        return kind
-    return torch.get_autocast_dtype(q.device.type) if torch.is_autocast_enabled(q.device.type) else q.dtype
+def _operands(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
+    """The type of the operands of the matrix products: autocast's where it is on, else the widest of the inputs'."""
+    widest = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    autocast = torch.is_autocast_enabled(q.device.type) and widest != torch.float64
+    return torch.get_autocast_dtype(q.device.type) if autocast else widest

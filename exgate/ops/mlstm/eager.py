@@ -49,12 +49,10 @@ def _chunk_size(steps: int, key: int, value: int) -> int:
 
 
 class _Gates:
-    """The scalars of a sequence, (N, B, H, L) for N chunks of L steps; the last chunk is filled up with closed gates."""
+    """The scalars of a sequence, (N, B, H, L) for N chunks of L steps; the last is filled up with closed gates."""
 
     def __init__(self, i: Tensor, f: Tensor, m: Tensor, reset: Tensor | None, size: int, exponential: bool, key: int):
-        batch, steps, heads = i.shape
-        count = -(-steps // size)
-        filled = (0, count * size - steps)
+        filled = (0, -i.shape[1] % size)
         log_f = pad(logsigmoid(f).transpose(1, 2), filled)
         log_i = pad((i if exponential else logsigmoid(i)).transpose(1, 2), filled, value=-torch.inf)
         begins = None if reset is None else pad(reset, filled)[:, None]
@@ -142,8 +140,10 @@ def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     return product if out is None else out.copy_(product)
 
 
-def _denominator(nq: Tensor, m: Tensor, eps: float) -> Tensor:
-    return torch.maximum(nq.abs(), torch.exp(-m)) + eps
+def _scale(nq: Tensor, m: Tensor, normalize: bool, eps: float) -> Tensor:
+    """What num is multiplied by, (n, B, H, L, 1): one over the denominator, or exp(m) where there is none."""
+    scale = 1 / (torch.maximum(nq.abs(), torch.exp(-m)) + eps) if normalize else torch.exp(m)
+    return scale[..., None]
 
 
 def _chunkwise(
@@ -151,7 +151,7 @@ def _chunkwise(
     size: int, exponential: bool, normalize: bool, eps: float, saves: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """h, the last state, and for backward c and n before each chunk and after the last, and nq of every step."""
-    (batch, steps, heads, key), value, kind, operands = q.shape, v.shape[-1], c.dtype, q.dtype
+    (batch, _, heads, key), value, kind, operands = q.shape, v.shape[-1], c.dtype, q.dtype
     gates = _Gates(i, f, m, reset, size, exponential, key)
     groups = _groups(gates, key)
     kept = gates.m.shape[0] if saves else groups[0].stop
@@ -177,8 +177,7 @@ def _chunkwise(
         num += _product(qs, cs[at:last].to(operands))
         nq += _product(qs, ns[at:last, ..., None].to(operands))[..., 0]
         nqs[group] = nq
-        if normalize:
-            num /= _denominator(nq, gates.m[group], eps)[..., None]
+        num *= _scale(nq, gates.m[group], normalize, eps)
         _store(h, group, size, num)
     saved = (cs, ns, nqs) if saves else (c.new_empty(0), c.new_empty(0), c.new_empty(0))
     return h, cs[last].clone(), ns[last].clone(), gates.m[-1, ..., -1].clone(), *saved
@@ -201,9 +200,9 @@ def _backward(
         count = group.stop - group.start
         qs, ks, vs = (_chunks(x, group, size, operands) for x in (q, k, v))
         dnum, dnq = _chunks(dh, group, size, kind), None
+        nq, m_group = nqs[group], gates.m[group]
+        dnum *= _scale(nq, m_group, normalize, eps)
         if normalize:
-            nq, m_group = nqs[group], gates.m[group]
-            dnum /= _denominator(nq, m_group, eps)[..., None]
             dden = -(dnum * _chunks(h, group, size, kind)).sum(-1)
             dnq = (dden * torch.sign(nq) * (nq.abs() >= torch.exp(-m_group)))[..., None]
         dnum = dnum.to(operands)
@@ -252,7 +251,7 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _decay_gradient(db: Tensor, boundary: Tensor, gates: _Gates, group: slice) -> Tensor:
-    """d log f_t: the sum over t' >= t, in t's document, of db_t', and the last state's part where it is t's document."""
+    """d log f_t: the sum over t' >= t, in t's document, of db_t', and the last state's part if it is t's."""
     if gates.document is None:
         return torch.matmul(db, gates.causal.to(db.dtype)) + boundary[..., None]
     inside = torch.matmul(db[..., None, :], gates.seen(group).to(db.dtype))[..., 0, :]

@@ -20,9 +20,8 @@ def step(q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, c, n, m,
     c = torch.addcmul(f[..., None, None] * c, ik[..., None], v[..., None, :])
     n = torch.addcmul(ik, f[..., None], n)
     h = (q[..., None, :] @ c).squeeze(-2)
-    if normalize:
-        h = h / (torch.maximum((n * q).sum(-1).abs(), torch.exp(-m)) + eps)[..., None]
-    return h, c, n, m
+    scale = 1 / (torch.maximum((n * q).sum(-1).abs(), torch.exp(-m)) + eps) if normalize else torch.exp(m)
+    return h * scale[..., None], c, n, m
 
 
 def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, reset: Tensor | None, chunk_size=None):

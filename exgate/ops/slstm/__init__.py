@@ -32,12 +32,12 @@ def slstm(
     reset: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, SLSTMState]:
-    r"""Scalar-memory LSTM with exponential gating (Beck et al. 2024, arXiv:2405.04517, section 2.2), the recurrence only.
+    r"""Scalar-memory LSTM with exponential gating (Beck et al. 2024, arXiv:2405.04517, section 2.2).
 
-    $c_t = f_t c_{t-1} + i_t \tanh(\tilde z_t),\quad n_t = f_t n_{t-1} + i_t,\quad h_t = \sigma(\tilde o_t)\, c_t / n_t$ with
-    $i_t = \exp(\tilde i_t)$, $f_t = \sigma(\tilde f_t)$ or $\exp(\tilde f_t)$, and $\tilde g_t = x_{g,t} + R_g h_{t-1}$ for
-    each gate $g$. c and n are kept divided by $\exp(m_t)$, $m_t = \max(\log f_t + m_{t-1}, \tilde i_t)$; m is a gauge, and
-    derivatives treat it as a constant.
+    $c_t = f_t c_{t-1} + i_t \tanh(\tilde z_t),\quad n_t = f_t n_{t-1} + i_t,\quad
+    h_t = \sigma(\tilde o_t)\, c_t / n_t$ with $i_t = \exp(\tilde i_t)$, $f_t = \sigma(\tilde f_t)$ or
+    $\exp(\tilde f_t)$, and $\tilde g_t = x_{g,t} + R_g h_{t-1}$ for each gate $g$. c and n are kept divided by
+    $\exp(m_t)$, $m_t = \max(\log f_t + m_{t-1}, \tilde i_t)$; m is a gauge, and derivatives treat it as a constant.
 
     Args:
         x: (B, T, 4, H, K), the input products plus bias: raw pre-activations (logits) in the order i f z o.

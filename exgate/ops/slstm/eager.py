@@ -36,7 +36,7 @@ def run(x: Tensor, r: Tensor, state, forget_gate: str, reset: Tensor | None):
 def _forward(
     x: Tensor, r: Tensor, h: Tensor, c: Tensor, n: Tensor, m: Tensor, reset: Tensor | None, exp_f: bool, saves: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The output, the last state, and for backward h (H, T+1, B, K), c and n (2, H, ...), m: index t is before step t."""
+    """The output, the last state, and for backward h (H, T+1, B, K), c and n (2, H, ...), m: t is before step t."""
     batch, steps, _, heads, size = x.shape
     kept = steps + 1 if saves else 2
     hs, ms = (h.new_empty(heads, steps + 1, batch, size), h.new_empty(heads, kept, batch, size))
@@ -94,11 +94,17 @@ def _backward(
         cut = None if begins is None else begins[:, start:stop]
         h_in, cn_in, m_in = hs[:, start:stop], cns[:, :, start:stop], ms[:, start:stop]
         if cut is not None:
-            h_in, cn_in, m_in = h_in.masked_fill(cut, 0.0), cn_in.masked_fill(cut, 0.0), m_in.masked_fill(cut, -torch.inf)
+            h_in, cn_in, m_in = (
+                h_in.masked_fill(cut, 0.0),
+                cn_in.masked_fill(cut, 0.0),
+                m_in.masked_fill(cut, -torch.inf),
+            )
         h_in = h_in.reshape(heads, -1, size)
         raw = heads_first(x[:, start:stop], hs.dtype).view(heads, -1, 4 * size).baddbmm_(h_in, weights)
         raw = raw.view(heads, stop - start, batch, 4, size)
-        f, to_cn, to_o, from_c, from_n = _factors(raw, cn_in, cns[:, :, start + 1 : stop + 1], m_in, ms[:, start + 1 : stop + 1], exp_f)
+        f, to_cn, to_o, from_c, from_n = _factors(
+            raw, cn_in, cns[:, :, start + 1 : stop + 1], m_in, ms[:, start + 1 : stop + 1], exp_f
+        )
         draw = raw  # the gates are in the factors now: its memory takes the gradient
         parts = (dy[:, start:stop].permute(2, 1, 0, 3), f, to_o, from_c, from_n, draw)
         by_step = zip(to_cn.unbind(2), *(part.unbind(1) for part in parts), strict=True)

@@ -1,0 +1,496 @@
+"""The laws that every op keeps on every backend, outputs and gradients alike.
+
+A law takes an op's `Spec`, a backend and a type, and returns the worst error that it saw, relative to the largest
+number of the tensor. `test_contract.py` holds each error against `TOLERANCE`; `python -m tests.ops.contract` prints the
+table.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from exgate.ops import ConvState, LSTMState, MLSTMState, SLSTMState, conv, lstm, mlstm, slstm
+from exgate.ops.conv import BACKENDS as CONV
+from exgate.ops.lstm import BACKENDS as LSTM
+from exgate.ops.mlstm import BACKENDS as MLSTM
+from exgate.ops.reset import from_lengths
+from exgate.ops.slstm import BACKENDS as SLSTM
+
+FLOAT64, FLOAT32, BFLOAT16, FLOAT16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+TOLERANCE = {FLOAT64: 1e-11, FLOAT32: 1e-4, BFLOAT16: 4e-2, FLOAT16: 5e-3}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One op with its options: how to make its inputs, call it, and look at its state without the gauge."""
+
+    name: str
+    sequences: Callable[[int, int, tuple, Callable], tuple[Tensor, ...]]  # batch, time, sizes, random -> (B, T, ...)
+    weights: Callable[[tuple, Callable], tuple[Tensor, ...]]
+    state: Callable[[int, tuple, Callable], tuple]
+    call: Callable[..., tuple[Tensor, tuple]]  # (sequences, weights, state, reset, backend, **options)
+    sizes: tuple[tuple[int, ...], ...]
+    backends: tuple[str, ...]
+    options: dict = field(default_factory=dict)
+
+
+def _mlstm(sequences, weights, state, reset, backend, **options):
+    return mlstm(*sequences, state, reset=reset, backend=backend, **options)
+
+
+def _slstm(sequences, weights, state, reset, backend, **options):
+    return slstm(sequences[0], weights[0], state, reset=reset, backend=backend, **options)
+
+
+def _lstm(sequences, weights, state, reset, backend, peepholes=False):
+    peephole = weights[1] if peepholes else None
+    return lstm(sequences[0], weights[0], state, peephole=peephole, reset=reset, backend=backend)
+
+
+def _conv(sequences, weights, state, reset, backend, bias=True):
+    return conv(sequences[0], weights[0], weights[1] if bias else None, state, reset=reset, backend=backend)
+
+
+def _mlstm_sequences(b, t, s, random):
+    (h, k, v) = s
+    gates = random(b, t, h), random(b, t, h) + 1.0
+    return random(b, t, h, k), random(b, t, h, k), random(b, t, h, v), *gates
+
+
+def _positive(x: Tensor) -> Tensor:
+    return x.abs() + 0.5
+
+
+def _specs() -> Iterator[Spec]:
+    for gate, normalize, eps in (("exp", True, 0.0), ("exp", True, 1e-6), ("exp", False, 0.0), ("sigmoid", True, 0.0)):
+        yield Spec(
+            f"mlstm-{gate}{'' if normalize else '-plain'}{'-eps' if eps else ''}",
+            _mlstm_sequences,
+            lambda s, random: (),
+            lambda b, s, random: MLSTMState(random(b, *s), random(b, *s[:2]), random(b, s[0])),
+            _mlstm,
+            ((3, 4, 7), (1, 2, 2), (2, 16, 8)),
+            tuple(MLSTM),
+            {"input_gate": gate, "normalize": normalize, "eps": eps},
+        )
+    for gate in ("sigmoid", "exp"):
+        yield Spec(
+            f"slstm-{gate}",
+            lambda b, t, s, random: (random(b, t, 4, *s),),
+            lambda s, random: (random(4, *s, s[1]) * s[1] ** -0.5,),
+            lambda b, s, random: SLSTMState(random(b, *s), random(b, *s), _positive(random(b, *s)), random(b, *s)),
+            _slstm,
+            ((3, 4), (1, 1), (2, 9)),
+            tuple(SLSTM),
+            {"forget_gate": gate},
+        )
+    for peepholes in (False, True):
+        yield Spec(
+            f"lstm{'-peepholes' if peepholes else ''}",
+            lambda b, t, s, random: (random(b, t, 4, *s),),
+            lambda s, random: (random(4, *s, s[1]) * s[1] ** -0.5, random(3, *s)),
+            lambda b, s, random: LSTMState(random(b, *s), random(b, *s)),
+            _lstm,
+            ((3, 4), (1, 1), (2, 9)),
+            tuple(LSTM),
+            {"peepholes": peepholes},
+        )
+    for bias in (True, False):
+        yield Spec(
+            f"conv{'' if bias else '-no-bias'}",
+            lambda b, t, s, random: (random(b, t, s[0]),),
+            lambda s, random: (random(*s), random(s[0])),
+            lambda b, s, random: ConvState(random(b, s[1] - 1, s[0])),
+            _conv,
+            ((6, 4), (1, 1), (5, 2)),
+            tuple(CONV),
+            {"bias": bias},
+        )
+
+
+SPECS = {spec.name: spec for spec in _specs()}
+
+
+@dataclass
+class Case:
+    """Inputs of one call, and the random directions its outputs are weighed by in the loss."""
+
+    spec: Spec
+    sequences: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+    state: tuple | None
+    reset: Tensor | None
+    seed: int
+
+    @classmethod
+    def random(cls, spec: Spec, kind=FLOAT64, *, batch=2, time=9, size=0, state=True, reset=False, seed=0) -> "Case":
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=FLOAT64)
+
+        sizes = spec.sizes[size]
+        sequences = tuple(x.to(kind) for x in spec.sequences(batch, time, sizes, normal))
+        weights = tuple(x.to(_state_kind(kind)) for x in spec.weights(sizes, normal))
+        start = spec.state(batch, sizes, normal)
+        start = (
+            type(start)(*(x.to(weights[0].dtype if weights else _state_kind(kind)) for x in start)) if state else None
+        )
+        marks = torch.rand(batch, time, generator=generator) < 0.25 if reset else None
+        return cls(spec, sequences, weights, start, marks, seed)
+
+    def replace(self, **changes) -> "Case":
+        return Case(**{**self.__dict__, **changes})
+
+    def to(self, kind: torch.dtype) -> "Case":
+        state = None if self.state is None else type(self.state)(*(x.to(kind) for x in self.state))
+        sequences, weights = tuple(x.to(kind) for x in self.sequences), tuple(x.to(kind) for x in self.weights)
+        return self.replace(sequences=sequences, weights=weights, state=state)
+
+    def outputs(self, backend: str, **options) -> list[Tensor]:
+        """h and the state without its gauge."""
+        h, state = self.spec.call(
+            self.sequences, self.weights, self.state, self.reset, backend, **self.spec.options, **options
+        )
+        return [h, *observe(state)]
+
+    def run(self, backend: str, call: Callable | None = None, **options) -> list[Tensor]:
+        """Outputs, and the gradients of a random weighing of all of them with respect to every input."""
+        leaves = [x.detach().clone().requires_grad_() for x in (*self.sequences, *self.weights, *(self.state or ()))]
+        count, more = len(self.sequences), len(self.weights)
+        case = self.replace(
+            sequences=tuple(leaves[:count]),
+            weights=tuple(leaves[count : count + more]),
+            state=None if self.state is None else type(self.state)(*leaves[count + more :]),
+        )
+        out = call(case) if call else case.outputs(backend, **options)
+        return [x.detach() for x in out] + self.gradients(out, leaves)
+
+    def gradients(self, out: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
+        loss = sum((x.double() * weighing(x, n, self.seed)).sum() for n, x in enumerate(out))
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True)]
+
+
+def weighing(x: Tensor, number: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 + 10 * seed + number)
+    return torch.randn(x.shape, generator=generator, dtype=FLOAT64)
+
+
+def _state_kind(kind: torch.dtype) -> torch.dtype:
+    return FLOAT64 if kind == FLOAT64 else FLOAT32
+
+
+def observe(state) -> list[Tensor]:
+    """What of a state does not depend on the gauge m. An m of -inf goes with c = n = 0."""
+    if isinstance(state, MLSTMState):
+        scale = state.m.exp()
+        return [state.c * scale[..., None, None], state.n * scale[..., None]]
+    if isinstance(state, SLSTMState):  # n exp(m) grows without bound where f is exponential: look at its logarithm
+        return [state.h, state.c / state.n, state.n.log() + state.m]
+    return list(state)
+
+
+def error(found: list[Tensor], wanted: list[Tensor]) -> float:
+    """The worst difference over all tensors, each relative to its largest number; inf if anything is not finite."""
+    worst = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        if a.numel() == 0:
+            continue
+        if not (bool(torch.isfinite(a).all()) and bool(torch.isfinite(b).all())):
+            return float("inf")
+        a, b = a.double(), b.double()
+        worst = max(worst, ((a - b).abs().max() / (b.abs().max() + 1e-2)).item())
+    return worst
+
+
+def reference(case: Case) -> list[Tensor]:
+    return case.to(FLOAT64).run("reference")
+
+
+# --- the laws; each returns its worst error ---------------------------------------------------------------------------
+
+
+def equals_reference(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    worst = 0.0
+    for time, size, state, reset in (
+        (1, 0, True, False),
+        (1, 2, False, True),
+        (63, 1, False, False),
+        (100, 0, True, True),
+    ):
+        case = Case.random(spec, kind, time=time, size=size, state=state, reset=reset, seed=time)
+        worst = max(worst, error(case.run(backend), reference(case)))
+    case = Case.random(spec, kind, time=257, size=2, batch=1, seed=5)
+    return max(worst, error(case.run(backend), reference(case)))
+
+
+def chunk_free(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    worst = 0.0
+    for reset in (False, True):
+        case = Case.random(spec, kind, time=37, reset=reset, seed=4)  # no |n.q| within bfloat16 of its floor, a kink
+        wanted = reference(case)
+        worst = max(worst, *(error(case.run(backend, chunk_size=size), wanted) for size in (1, 5, 16, 37, 50)))
+    return worst
+
+
+def _pieces(case: Case, backend: str, lengths: list[int]) -> list[Tensor]:
+    state, outputs, start = case.state, [], 0
+    for length in lengths:
+        steps = slice(start, start + length)
+        reset = None if case.reset is None else case.reset[:, steps]
+        sequences = tuple(x[:, steps] for x in case.sequences)
+        h, state = case.spec.call(sequences, case.weights, state, reset, backend, **case.spec.options)
+        outputs.append(h)
+        start += length
+    return [torch.cat(outputs, 1), *observe(state)]
+
+
+def splits_anywhere(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    worst = 0.0
+    for state, reset in product((False, True), repeat=2):
+        case = Case.random(spec, kind, time=21, state=state, reset=reset, seed=7)
+        wanted = case.run(backend)
+        for lengths in ([20, 1], [1, 20], [5, 9, 7]):
+            worst = max(worst, error(case.run(backend, lambda c, n=lengths: _pieces(c, backend, n)), wanted))
+    return worst
+
+
+def steps_equal_whole(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    worst = 0.0
+    for state, reset in ((False, False), (True, True)):
+        case = Case.random(spec, kind, time=9, state=state, reset=reset, seed=11)
+        worst = max(worst, error(case.run(backend, lambda c: _pieces(c, backend, [1] * 9)), case.run(backend)))
+    return worst
+
+
+def batch_permutes(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    case = Case.random(spec, kind, batch=4, time=17, reset=True, seed=13)
+    order = torch.tensor([2, 0, 3, 1])
+    mixed = case.replace(
+        sequences=tuple(x[order] for x in case.sequences),
+        state=type(case.state)(*(x[order] for x in case.state)),
+        reset=case.reset[order],
+    )
+    return error(mixed.outputs(backend), [x[order] for x in case.outputs(backend)])
+
+
+def future_is_unseen(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    case = Case.random(spec, kind, time=19, reset=True, seed=17)
+    worst = 0.0
+    for t in (1, 8, 18):
+        changed = case.replace(sequences=tuple(torch.cat([x[:, :t], x[:, t:] * -2 + 1], 1) for x in case.sequences))
+        worst = max(worst, error([changed.outputs(backend)[0][:, :t]], [case.outputs(backend)[0][:, :t]]))
+        leaves = [x.clone().requires_grad_() for x in case.sequences]
+        past = case.replace(sequences=tuple(leaves)).outputs(backend)[0][:, :t]
+        gradients = torch.autograd.grad(past.double().square().sum(), leaves, allow_unused=True)
+        worst = max(worst, *(g[:, t:].abs().max().item() for g in gradients if g is not None))
+    return worst
+
+
+def extreme_gates_stay_finite(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    """Finite, and in float64 still what the reference says: float32 cannot hold sums of 50 to a millionth."""
+    worst = 0.0
+    for scale in (50.0, -50.0):
+        case = Case.random(spec, kind, time=40, state=False, seed=19)
+        if spec.name.startswith("mlstm"):
+            q, k, v, i, f = case.sequences
+            signs = [torch.where(x > 0, scale, -scale) for x in (i, f)]
+            case = case.replace(sequences=(q, k, v, *signs))
+        elif not spec.name.startswith("conv"):
+            case = case.replace(sequences=(torch.where(case.sequences[0] > 0, scale, -scale).to(kind),))
+        out = case.run(backend)
+        if not all(bool(torch.isfinite(x).all()) for x in out):
+            return float("inf")
+        worst = max(worst, error(out[:1], reference(case)[:1])) if kind == FLOAT64 else worst
+    return worst
+
+
+def memory_may_be_anything(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    """`torch.use_deterministic_algorithms` fills new memory with NaN: nothing of it may be read."""
+    case = Case.random(spec, kind, time=23, reset=True, seed=23)
+    wanted = case.run(backend)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        return error(case.run(backend), wanted)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def strides_do_not_matter(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    case = Case.random(spec, kind, time=15, reset=True, seed=29)
+
+    def scattered(x: Tensor) -> Tensor:
+        wide = torch.full((*x.shape, 2), float("nan"), dtype=x.dtype)
+        wide[..., 0] = x
+        return wide[..., 0]
+
+    def call(c: Case) -> list[Tensor]:
+        state = type(c.state)(*(scattered(x) for x in c.state))
+        moved = c.replace(
+            sequences=tuple(scattered(x) for x in c.sequences),
+            weights=tuple(scattered(x) for x in c.weights),
+            state=state,
+        )
+        return moved.outputs(backend)
+
+    return error(case.run(backend, call), case.run(backend))
+
+
+def reset_separates(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    """One packed row is its documents one by one: the first goes on from the state, the others start empty."""
+    lengths = [6, 1, 11, 3]
+    worst = 0.0
+    for first in (False, True):  # whether the first step is marked: if so, the state that is passed is dropped
+        case = Case.random(spec, kind, batch=1, time=sum(lengths), seed=31)
+        reset = from_lengths(lengths)
+        reset[0, 0] = first
+
+        def apart(c: Case, first: bool = first) -> list[Tensor]:
+            outputs, start, state = [], 0, None if first else c.state
+            for length in lengths:
+                sequences = tuple(x[:, start : start + length] for x in c.sequences)
+                h, last = spec.call(sequences, c.weights, state, None, backend, **spec.options)
+                outputs.append(h)
+                start, state = start + length, None
+            return [torch.cat(outputs, 1), *observe(last)]
+
+        worst = max(worst, error(case.replace(reset=reset).run(backend), case.run(backend, apart)))
+    return worst
+
+
+def inputs_stay(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    """Nothing that is passed is changed, forward or backward: 0 or inf."""
+    for batch, size in ((1, 1), (2, 0)):  # one head and one row are where a copy could be forgotten
+        case = Case.random(spec, kind, batch=batch, size=size, time=12, reset=True, seed=37)
+        leaves = [x.clone().requires_grad_() for x in (*case.sequences, *case.weights, *case.state)]
+        before = [x.detach().clone() for x in leaves]
+        count, more = len(case.sequences), len(case.weights)
+        state = type(case.state)(*leaves[count + more :])
+        moved = case.replace(sequences=tuple(leaves[:count]), weights=tuple(leaves[count : count + more]), state=state)
+        out = moved.outputs(backend)
+        kept = [x.detach().clone() for x in out]
+        moved.gradients(out, leaves)
+        same = all(torch.equal(a, b) for a, b in zip(leaves, before, strict=True))
+        if not (same and all(torch.equal(a, b) for a, b in zip(out, kept, strict=True))):
+            return float("inf")
+    return 0.0
+
+
+def gradcheck(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    """Numerical derivatives with respect to every input and the initial state, of h and the last state: 0 or inf.
+
+    Small cases entry by entry, a larger one along random directions.
+    """
+    for time, reset, size, fast in ((1, False, 1, False), (4, True, 1, False), (7, True, 0, True)):
+        case = Case.random(spec, FLOAT64, batch=2, time=time, size=size, reset=reset, seed=41 + time)
+        free = 1 if isinstance(case.state, (MLSTMState, SLSTMState)) else 0  # m is a gauge: nothing depends on it
+        parts = (*case.sequences, *case.weights, *case.state[: len(case.state) - free])
+        leaves = [x.clone().requires_grad_() for x in parts]
+        count, more = len(case.sequences), len(case.weights)
+
+        def function(*tensors: Tensor, case: Case = case, count: int = count, more: int = more, free: int = free):
+            held = case.state[len(case.state) - free :]
+            state = type(case.state)(*tensors[count + more :], *held)
+            moved = case.replace(sequences=tensors[:count], weights=tensors[count : count + more], state=state)
+            return tuple(moved.outputs(backend))
+
+        if not torch.autograd.gradcheck(function, leaves, atol=1e-6, rtol=1e-4, fast_mode=fast):
+            return float("inf")
+    return 0.0
+
+
+def gauge(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    """With eps = 0, (c e^d, n e^d, m - d) is the same state."""
+    worst = 0.0
+    for time in (1, 14):
+        case = Case.random(spec, kind, time=time, seed=43)
+        shift = 1.0 + torch.rand(
+            case.state.m.shape, generator=torch.Generator().manual_seed(1), dtype=case.state.m.dtype
+        )
+        grown = shift.exp()
+        if isinstance(case.state, MLSTMState):
+            c, n = case.state.c * grown[..., None, None], case.state.n * grown[..., None]
+        else:
+            c, n = case.state.c * grown, case.state.n * grown
+        moved = case.replace(state=case.state._replace(c=c, n=n, m=case.state.m - shift))
+        worst = max(worst, error(moved.outputs(backend), case.outputs(backend)))
+    return worst
+
+
+def compiles(spec: Spec, backend: str, kind: torch.dtype) -> float:
+    """torch.compile(fullgraph=True) agrees, forward and backward, with state and with reset."""
+    worst = 0.0
+    for time, reset in (
+        (1, False),
+        (3 if backend == "reference" else 70, True),
+    ):  # the reference is traced step by step
+        case = Case.random(spec, kind, time=time, reset=reset, seed=47)
+
+        def call(c: Case) -> list[Tensor]:
+            @torch.compile(fullgraph=True, backend="aot_eager")
+            def function(sequences, weights, state, marks):
+                h, last = spec.call(sequences, weights, state, marks, backend, **spec.options)
+                return h, last
+
+            h, last = function(c.sequences, c.weights, c.state, c.reset)
+            return [h, *observe(last)]
+
+        worst = max(worst, error(case.run(backend, call), case.run(backend)))
+    return worst
+
+
+EVERY = (FLOAT64, FLOAT32, BFLOAT16, FLOAT16)
+EXACT = (FLOAT64, FLOAT32)
+LAWS: dict[Callable, tuple[torch.dtype, ...]] = {
+    equals_reference: EVERY,
+    chunk_free: EVERY,
+    splits_anywhere: EXACT,
+    steps_equal_whole: EXACT,
+    batch_permutes: EXACT,
+    future_is_unseen: EXACT,
+    extreme_gates_stay_finite: EXACT,
+    memory_may_be_anything: EXACT,
+    strides_do_not_matter: EXACT,
+    reset_separates: EXACT,
+    inputs_stay: EXACT,
+    gradcheck: (FLOAT64,),
+    gauge: EXACT,
+    compiles: (FLOAT32,),
+}
+
+
+def applies(law: Callable, spec: Spec, backend: str) -> bool:
+    if law is chunk_free:
+        return spec.name.startswith("mlstm") and backend != "reference"
+    if law is gauge:
+        return spec.name in ("mlstm-exp", "mlstm-exp-plain", "slstm-sigmoid", "slstm-exp")
+    if law is gradcheck:
+        return not spec.name.endswith("-eps")
+    return True
+
+
+def cases() -> Iterator[tuple[Callable, Spec, str, torch.dtype]]:
+    for (law, kinds), spec in product(LAWS.items(), SPECS.values()):
+        for backend, kind in product(spec.backends, kinds):
+            if applies(law, spec, backend):
+                yield law, spec, backend, kind
+
+
+def main() -> None:
+    """Print every law's number of cases and worst errors."""
+    table: dict[str, dict[torch.dtype, list[float]]] = {}
+    for law, spec, backend, kind in cases():
+        torch.compiler.reset()
+        table.setdefault(law.__name__, {}).setdefault(kind, []).append(law(spec, backend, kind))
+    print("| law | cases | float64 | float32 | bfloat16 | float16 |\n|---|---|---|---|---|---|")
+    for law, by_kind in table.items():
+        worst = " | ".join(f"{max(by_kind[kind]):.1e}" if kind in by_kind else "" for kind in EVERY)
+        print(f"| {law} | {sum(map(len, by_kind.values()))} | {worst} |")
+
+
+if __name__ == "__main__":
+    main()
