@@ -48,11 +48,15 @@ def check_shape(op: str, name: str, tensor: Tensor, letters: str, sizes: dict[st
         raise ValueError(
             f"{op}: {name} has shape {tuple(tensor.shape)}, which is {tensor.dim()}-dimensional; it should be {spelt}."
         )
-    for letter, size in zip(names, tensor.shape, strict=True):
-        wanted = int(letter) if letter.isdigit() else sizes.get(letter, size)
-        if size != wanted:
-            origin = f"it should be {wanted}" if letter.isdigit() else f"but {source} has {letter}={wanted}"
-            raise ValueError(f"{op}: {name} has {letter}={size} in shape {tuple(tensor.shape)} = {spelt}, {origin}.")
+    shape = tuple(tensor.shape)
+    for position, (letter, size) in enumerate(zip(names, shape, strict=True)):
+        if letter.isdigit() and size != int(letter):
+            raise ValueError(
+                f"{op}: {name} has {size} in dimension {position} of {shape} = {spelt}; it should be {letter}."
+            )
+        if size != sizes.get(letter, size):
+            wanted = f"but {source} has {letter}={sizes[letter]}"
+            raise ValueError(f"{op}: {name} has {letter}={size} in shape {shape} = {spelt}, {wanted}.")
 
 
 def check_sequence(op: str, name: str, tensor: Tensor, letters: str) -> dict[str, int]:

@@ -1,0 +1,127 @@
+"""Errors, the choice of a backend, and the types that go in and come out."""
+
+import sys
+
+import pytest
+import torch
+
+from exgate.ops import MLSTMState, conv, lstm, mlstm, slstm, use_backend
+from exgate.ops.mlstm import eager, reference
+from tests.ops.contract import SPECS, Case, error
+
+B, T, H, K, V = 2, 5, 4, 3, 6
+
+
+def _mlstm(**changes):
+    parts = {"q": (B, T, H, K), "k": (B, T, H, K), "v": (B, T, H, V), "i": (B, T, H), "f": (B, T, H)}
+    options = {name: changes.pop(name) for name in list(changes) if name not in parts}
+    return mlstm(*(torch.randn(changes.get(name, shape)) for name, shape in parts.items()), **options)
+
+
+def _slstm(x=None, **options):
+    return slstm(torch.randn(B, T, 4, H, K) if x is None else x, torch.randn(4, H, K, K), **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: _mlstm(f=(B, 6, H)), "mlstm: f has T=6 in shape (2, 6, 4) = (B, T, H), but q has T=5"),
+        (lambda: _mlstm(k=(B, T, H, 8)), "mlstm: k has K=8 in shape (2, 5, 4, 8) = (B, T, H, K), but q has K=3"),
+        (
+            lambda: _mlstm(v=(B, T, V)),
+            "v has shape (2, 5, 6), which is 3-dimensional; it should be (B, T, H, V)",
+        ),
+        (lambda: _mlstm(q=(B, 0, H, K)), "mlstm: q has T=0"),
+        (lambda: _mlstm(input_gate="relu"), "input_gate is 'relu'; it should be 'exp' or 'sigmoid'"),
+        (lambda: _mlstm(chunk_size=0), "chunk_size is 0; it should be at least 1"),
+        (lambda: _mlstm(reset=torch.zeros(B, T)), "reset has type torch.float32; it should be torch.bool"),
+        (lambda: _mlstm(reset=torch.zeros(B, 7, dtype=torch.bool)), "mlstm: reset has T=7"),
+        (lambda: _mlstm(backend="cuda"), "mlstm: there is no backend 'cuda'. Use one of 'eager', 'reference'"),
+        (
+            lambda: _mlstm(state=MLSTMState(torch.zeros(B, H, K, K), torch.zeros(B, H, K), torch.zeros(B, H))),
+            "mlstm: state.c has V=3 in shape (2, 4, 3, 3) = (B, H, K, V), but q and v has V=6",
+        ),
+        (
+            lambda: slstm(torch.randn(B, T, 3, H, K), torch.randn(4, H, K, K)),
+            "slstm: x has 3 in dimension 2 of (2, 5, 3, 4, 3) = (B, T, 4, H, K); it should be 4",
+        ),
+        (lambda: slstm(torch.randn(B, T, 4, H, K), torch.randn(4, H, K, 2)), "slstm: r has K=2"),
+        (
+            lambda: slstm(torch.randn(B, T, 4, H, K), torch.randn(4, H, K, K), forget_gate="none"),
+            "forget_gate is 'none'",
+        ),
+        (
+            lambda: slstm(torch.zeros(B, T, 4, H, K, dtype=torch.long), torch.randn(4, H, K, K)),
+            "should be floating-point",
+        ),
+        (lambda: lstm(torch.randn(B, T, 4, H, K), torch.randn(4, H, K, K), peephole=torch.randn(3, K, H)), "peephole"),
+        (lambda: lstm(torch.randn(B, 0, 4, H, K), torch.randn(4, H, K, K)), "a sequence has at least one step"),
+        (lambda: conv(torch.randn(B, T, 8), torch.randn(7, 4)), "conv: weight has D=7"),
+        (lambda: conv(torch.randn(B, T, 8), torch.randn(8, 0)), "at least one tap"),
+    ],
+)
+def test_errors_say_what_was_given_and_what_was_expected(call, sentence):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert sentence in str(caught.value)
+
+
+class Refusing:
+    """A backend that cannot take any call."""
+
+    @staticmethod
+    def refuses(*args):
+        return "K=3 is not a multiple of 16"
+
+    @staticmethod
+    def run(*args):
+        raise AssertionError("a backend that refuses must not run")
+
+
+def test_the_first_backend_that_does_not_refuse_runs(monkeypatch):
+
+    backends = sys.modules["exgate.ops.mlstm"].BACKENDS
+    monkeypatch.setitem(backends, "eager", Refusing)
+    assert _mlstm()[0].shape == (B, T, H, V)
+    with pytest.raises(ValueError, match="backend 'eager' cannot take this call: K=3 is not a multiple of 16"):
+        _mlstm(backend="eager")
+
+
+def test_use_backend_holds_inside_its_block_only(monkeypatch):
+    ran = []
+    for backend in (eager, reference):
+        run = backend.run
+        monkeypatch.setattr(backend, "run", lambda *args, b=backend, run=run: (ran.append(b), run(*args))[1])
+    with use_backend("reference"):
+        _mlstm()
+        _mlstm(backend="eager")
+    _mlstm()
+    with use_backend("a backend that no op has"):
+        _mlstm()
+    assert ran == [reference, eager, eager, eager]
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_outputs_have_the_inputs_type_and_states_at_least_float32(name, kind):
+    spec = SPECS[name]
+    for time in (1, 7):
+        case = Case.random(spec, kind, time=time, state=False)
+        h, state = spec.call(case.sequences, case.weights, None, None, None, **spec.options)
+        assert h.dtype == kind
+        assert all(x.dtype == (torch.float64 if kind == torch.float64 else torch.float32) for x in state)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_autocast_leaves_states_and_gates_in_float32(name):
+    """Only the operands of mLSTM's products go to bfloat16: the other ops are what they are without autocast."""
+    spec = SPECS[name]
+    case = Case.random(spec, torch.float32, time=11)
+    exact = case.outputs(None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = case.outputs(None)
+    assert all(x.dtype == torch.float32 for x in found)
+    if name.startswith("mlstm"):
+        assert 0 < error(found, exact) < 2e-2
+    else:
+        assert error(found, exact) == 0

@@ -1,0 +1,92 @@
+"""The custom ops as PyTorch sees them: schemas, fake tensors, autograd, export, and the memory they take."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from exgate.ops import mlstm
+from tests.ops.contract import SPECS, Case, error, observe
+
+
+def _arguments(name: str, saves: bool):
+    """Arguments of the custom op behind an eager backend."""
+    case = Case.random(SPECS[name], torch.float32, time=9, reset=True)
+    leaves = [x.clone().requires_grad_() for x in (*case.sequences, *case.weights)]
+    state = [x.clone().requires_grad_() for x in case.state]
+    if name.startswith("mlstm"):
+        return torch.ops.exgate.mlstm_eager, (*leaves, *state, case.reset, 4, True, True, 0.0, saves)
+    if name.startswith("slstm"):
+        return torch.ops.exgate.slstm_eager, (*leaves, *state, case.reset, False, saves)
+    if name.startswith("lstm"):
+        return torch.ops.exgate.lstm_eager, (*leaves[:2], *state, leaves[2], case.reset, saves)
+    window = torch.cat([state[0], leaves[0]], 1).detach().requires_grad_()
+    return torch.ops.exgate.conv_eager, (window, leaves[1], case.reset)
+
+
+@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "conv"])
+def test_opcheck(name):
+    op, arguments = _arguments(name, saves=True)
+    torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+
+
+@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes"])
+def test_without_gradients_nothing_is_kept_for_backward(name):
+    op, arguments = _arguments(name, saves=False)
+    with torch.no_grad():
+        *_, last = op(*arguments)
+    assert last.numel() == 0
+
+
+class Step(torch.nn.Module):
+    def __init__(self, case: Case):
+        super().__init__()
+        self.case = case
+
+    def forward(self, sequences, state):
+        h, state = self.case.spec.call(sequences, self.case.weights, state, None, None, **self.case.spec.options)
+        return h, tuple(state)
+
+
+@pytest.mark.parametrize("name", ["mlstm-exp", "mlstm-sigmoid", "slstm-sigmoid", "lstm-peepholes", "conv"])
+def test_a_step_exports_without_custom_ops(name):
+    case = Case.random(SPECS[name], torch.float32, time=1)
+    program = torch.export.export(Step(case), (case.sequences, case.state))
+    assert not any("exgate" in str(node.target) for node in program.graph.nodes)
+    h, state = program.module()(case.sequences, case.state)
+    assert error([h, *observe(type(case.state)(*state))], case.outputs(None)) < 1e-6
+
+
+def test_a_chunk_of_mlstm_exports_without_custom_ops():
+    case = Case.random(SPECS["mlstm-exp"], torch.float32, time=64)
+    with torch.no_grad():
+        program = torch.export.export(Step(case), (case.sequences, case.state))
+    assert not any("exgate" in str(node.target) for node in program.graph.nodes)
+    h, state = program.module()(case.sequences, case.state)
+    assert error([h, *observe(type(case.state)(*state))], case.outputs(None)) < 1e-6
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return out
+
+
+def test_mlstm_memory_is_linear_in_time():
+    """Twice the steps, at most twice the largest tensor, forward and backward, and no (T, T) among them."""
+    largest = []
+    for time in (1024, 2048):
+        q, k, v = (torch.randn(1, time, 2, 16, requires_grad=True) for _ in range(3))
+        i, f = (torch.randn(1, time, 2, requires_grad=True) for _ in range(2))
+        with Largest() as mode:
+            h, _ = mlstm(q, k, v, i, f)
+            h.sum().backward()
+        largest.append(mode.numbers)
+    assert largest[1] <= 2 * largest[0] + 2 * 16 * 17
+    assert largest[1] < 2048 * 2048 / 8
