@@ -106,9 +106,8 @@ def test_data_set(tmp_path, monkeypatch):
 def test_data_set_of_the_real_package(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="the package 'datasets' (extra 'text') is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, split: datasets.Dataset.from_list([{"text": name + split}])
-    )
+    rows = datasets.Dataset.from_list([{"text": "one row"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: rows)
     assert read("hf:some/name") == [("some/name:train:0", "one row")]
 
 

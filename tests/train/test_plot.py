@@ -1,0 +1,50 @@
+"""The picture of a run."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from exgate.train import plot
+
+ROWS = [{"step": i, "tokens": 1000 * i, "loss": 3 / i, "bits_per_byte": 4 / i} for i in range(1, 40)]
+ROWS.append({"step": 39, "tokens": 39000, "validation_loss": 0.2, "validation_bits_per_byte": 0.3})
+
+
+def test_draw(tmp_path):
+    pytest.importorskip("matplotlib", reason="the package 'matplotlib' (extra 'plot') is not installed")
+    for runs in ({"one": ROWS}, {"one": ROWS, "two": ROWS[:20]}, {"empty": []}):
+        file = plot.draw(runs, tmp_path / "loss.png", title="a title")
+        assert file.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_draw_shows_what_it_is_given(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the package 'matplotlib' (extra 'plot') is not installed")
+    from matplotlib.figure import Figure
+
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: (seen.append(figure), file.write_bytes(b""))[0])
+    plot.draw({"one": ROWS}, tmp_path / "loss.png")
+    plot.draw({"one": [{k: v for k, v in row.items() if "bits" not in k} for row in ROWS]}, tmp_path / "loss.png")
+    bits, nats = (figure.axes[0] for figure in seen)
+    assert bits.get_ylabel() == "bits per byte"
+    assert nats.get_ylabel() == "loss (nats per token)"
+    raw, smooth, held_out = bits.lines
+    assert raw.get_ydata() == pytest.approx([4 / i for i in range(1, 40)])
+    assert len(smooth.get_ydata()) == 39
+    assert (held_out.get_xdata()[0], held_out.get_ydata()[0]) == (39000, 0.3)
+    assert [text.get_text() for text in bits.get_legend().get_texts()] == ["one, training", "one, validation"]
+
+
+def test_missing_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    with pytest.raises(ImportError, match=r"needs the package 'matplotlib'.*exgate\[plot\]"):
+        plot.draw({}, tmp_path / "loss.png")
+
+
+def test_smooth_and_human():
+    assert plot.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert plot.smooth([0.0, 1.0], weight=0.5) == pytest.approx([0.0, 0.5 / 0.75])
+    assert [plot.human(v) for v in (0, 950, 1500, 2_500_000, 3e9)] == ["0", "950", "1.5k", "2.5M", "3B"]
