@@ -115,6 +115,18 @@ def test_what_is_no_file_of_tensors(tmp_path: Path) -> None:
         Weights(tmp_path / "x.safetensors")
 
 
+def test_tensors_are_mapped_not_read(tmp_path: Path) -> None:
+    """Opening a file reads names and shapes alone."""
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "x.pt")
+    weights = Weights(tmp_path)
+    content = (tmp_path / "x.pt").read_bytes()
+    at = content.index(bytes(4000)) + 2000
+    with open(tmp_path / "x.pt", "rb+") as file:
+        file.seek(at // 4 * 4)
+        file.write(b"\x01" * 4)
+    assert weights.read("a").count_nonzero() > 0
+
+
 def test_tied(tmp_path: Path) -> None:
     one = torch.arange(6.0).view(3, 2)
     save_file(
