@@ -43,7 +43,7 @@ def _slstm(x=None, **options):
         ),
         (
             lambda: slstm(torch.randn(B, T, 3, H, K), torch.randn(4, H, K, K)),
-            "slstm: x has 3 in dimension 2 of (2, 5, 3, 4, 3) = (B, T, 4, H, K); it should be 4",
+            "3 in dimension 2 of (2, 5, 3, 4, 3) = (B, T, 4, H, K); it should be 4",
         ),
         (lambda: slstm(torch.randn(B, T, 4, H, K), torch.randn(4, H, K, 2)), "slstm: r has K=2"),
         (

@@ -73,17 +73,20 @@ def _backward(dy: Tensor, window: Tensor, weight: Tensor, reset: Tensor | None) 
     padded = dy.new_zeros(dy.shape[0], steps + 2 * (kernel - 1), dy.shape[2])
     inner = padded[:, kernel - 1 : kernel - 1 + steps]
     inner.copy_(dy)
-    row, t, taps, counts = (None, None, None, None) if reset is None else _mended(reset, kernel)
-    if reset is not None:
+    steps_to_mend = None if reset is None else _mended(reset, kernel)
+    if steps_to_mend is not None:
+        row, t, taps, counts = steps_to_mend
         inner[row, t] = 0.0
     dwindow = _convolve(padded, weight.flip(1)).contiguous()
     dweight, product = torch.empty_like(weight), torch.empty_like(dy)
     for j in range(kernel):
         torch.mul(inner, window[:, j : j + steps], out=product)
-        if reset is not None:
+        if steps_to_mend is not None:
+            row, t, taps, counts = steps_to_mend
             product[row, t] = 0.0  # a foreign NaN or inf there must not reach the sum through 0 * inf
         dweight[:, j] = product.sum((0, 1))
-    if reset is not None:
+    if steps_to_mend is not None:
+        row, t, taps, counts = steps_to_mend
         mended = dy[row, t]
         dinputs = (mended[:, None] * weight.T).masked_fill(~counts[..., None], 0.0)
         dwindow.index_put_((row[:, None].expand_as(taps), taps), dinputs, accumulate=True)

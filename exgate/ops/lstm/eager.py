@@ -65,8 +65,9 @@ def _forward(
             torch.tanh(c_at[after], out=h_in).mul_(o.sigmoid_())
             h_at[t + 1].copy_(h_in)
     y = x.new_empty(batch, steps, heads, size).copy_(batch_first(hs[:, 1:]))
-    last = own(h_at[steps], c_at[steps if saves else steps % 2])
-    return y, *last, *((hs, cs) if saves else (h.new_empty(0), h.new_empty(0)))
+    h, c = own(h_at[steps], c_at[steps if saves else steps % 2])
+    saved = (hs, cs) if saves else (h.new_empty(0), h.new_empty(0))
+    return y, h, c, *saved
 
 
 def _over_batch(peephole: Tensor | None) -> tuple[Tensor, ...] | None:
@@ -122,7 +123,8 @@ def _backward(
         if peep is not None:
             for gate, (slot, c_seen) in enumerate(((0, c_in), (1, c_in), (3, c_out))):
                 dpeephole[gate] += (draw[:, :, :, slot] * c_seen).sum((1, 2))
-    return dx, unmixing(dweights), *own(carry, dc), dpeephole
+    dh, dc = own(carry, dc)
+    return dx, unmixing(dweights), dh, dc, dpeephole
 
 
 def _factors(raw: Tensor, c_in: Tensor, c_out: Tensor, peep: tuple[Tensor, ...] | None):

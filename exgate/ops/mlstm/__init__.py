@@ -80,8 +80,8 @@ def mlstm(
     run = choose("mlstm", BACKENDS, backend, *args).run
     operands = _operands(q, k, v)
     with full_precision(q):
-        h, state = run(*(tensor.to(operands) for tensor in (q, k, v)), *args[3:])
-        return h.to(v.dtype), state
+        h, last = run(q.to(operands), k.to(operands), v.to(operands), *args[3:])
+        return h.to(v.dtype), last
 
 
 def _start(

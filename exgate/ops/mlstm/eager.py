@@ -36,10 +36,11 @@ def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, rese
         q, k, v = q.float(), k.float(), v.float()
     kind = state.c.dtype
     size = min(q.shape[1], chunk_size) if chunk_size else _chunk_size(q.shape[1], q.shape[-1], v.shape[-1])
-    options = (size, input_gate == "exp", normalize, eps, torch.is_grad_enabled())
     op = _chunkwise if torch.compiler.is_exporting() else torch.ops.exgate.mlstm_eager
-    h, *last = op(q, k, v, i.to(kind), f.to(kind), *state, reset, *options)
-    return h, type(state)(last[0], last[1], last[2].detach())
+    c, n, m = state
+    options = (size, input_gate == "exp", normalize, eps, torch.is_grad_enabled())
+    h, c, n, m, *_ = op(q, k, v, i.to(kind), f.to(kind), c, n, m, reset, *options)
+    return h, type(state)(c, n, m.detach())
 
 
 def _chunk_size(steps: int, key: int, value: int) -> int:

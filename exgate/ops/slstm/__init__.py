@@ -63,7 +63,8 @@ def slstm(
         state = SLSTMState(zero, zero.clone(), zero.clone(), torch.full_like(zero, -torch.inf))
     for name, tensor in zip(SLSTMState._fields, state, strict=True):
         check_shape("slstm", f"state.{name}", tensor, "B H K", sizes, "x")
-    state = SLSTMState(*(tensor.to(kind) for tensor in state[:3]), state[3].detach().to(kind))
+    h, c, n, m = (tensor.to(kind) for tensor in state)
+    state = SLSTMState(h, c, n, m.detach())
     args = (x, r, state, forget_gate, reset)
     run = choose("slstm", BACKENDS, backend, *args).run
     with full_precision(x):

@@ -71,8 +71,9 @@ def _forward(
             h_at[t + 1].copy_(h_in)
     end = steps if saves else steps % 2
     y = x.new_empty(batch, steps, heads, size).copy_(batch_first(hs[:, 1:]))
-    last = own(h_at[steps], *cn_at[end], m_at[end])
-    return y, *last, *((hs, cns, ms) if saves else (h.new_empty(0), h.new_empty(0), h.new_empty(0)))
+    h, c, n, m = own(h_at[steps], *cn_at[end], m_at[end])
+    saved = (hs, cns, ms) if saves else (h.new_empty(0), h.new_empty(0), h.new_empty(0))
+    return y, h, c, n, m, *saved
 
 
 @torch.library.custom_op("exgate::slstm_eager_backward", mutates_args=())
@@ -121,7 +122,8 @@ def _backward(
                 carry.masked_fill_(cut[:, s], 0.0)
         dweights.baddbmm_(h_in.transpose(1, 2), draw.view(heads, -1, 4 * size))
         dx[:, start:stop] = draw.permute(2, 1, 3, 0, 4)
-    return dx, unmixing(dweights), *own(carry, *dcn)
+    dh, dc, dn = own(carry, *dcn)
+    return dx, unmixing(dweights), dh, dc, dn
 
 
 def _factors(raw: Tensor, cn_in: Tensor, cn: Tensor, m_in: Tensor, m: Tensor, exp_f: bool):
