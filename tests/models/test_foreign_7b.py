@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exgate.models import io, xlstm, xlstm_7b
+from exgate.models import foreign, io, xlstm, xlstm_7b
 from exgate.models.foreign_7b import _factor, _ffn_factor
 from tests.oracles import cases
 
@@ -86,6 +87,44 @@ def test_factors_give_back_the_widths() -> None:
             factor = _ffn_factor(width, dim, multiple)
             assert int(((dim * factor + multiple - 1) // multiple) * multiple) == width
     assert _ffn_factor(10944, 4096, 64) == 2.667
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "dim", "blocks", "heads", "ffn_dim", "tensors", "parameters"),
+    [(50304, 4096, 32, 8, 10944, 483, 6_865_424_896), (50304, 768, 12, 6, 2112, 183, 164_110_224)],
+)
+def test_published_checkpoints_have_a_place(
+    vocab_size: int, dim: int, blocks: int, heads: int, ffn_dim: int, tensors: int, parameters: int
+) -> None:
+    """The published 7B and 164M by their names and shapes, without their memory: every tensor is used, and fits."""
+    shapes = {"backbone.embeddings.weight": (vocab_size, dim), "backbone.out_norm.weight": (dim,)}
+    shapes["lm_head.weight"] = (vocab_size, dim)
+    layer = {"q": dim // 2, "k": dim // 2, "v": dim, "ogate_preact": dim, "out_proj": dim}
+    layer |= {"igate_preact": heads, "fgate_preact": heads}
+    for block in range(blocks):
+        p = f"backbone.blocks.{block}."
+        shapes |= {f"{p}norm_mlstm.weight": (dim,), f"{p}norm_ffn.weight": (dim,)}
+        shapes |= {f"{p}mlstm_layer.{name}.weight": (rows, dim) for name, rows in layer.items()}
+        shapes |= {f"{p}mlstm_layer.{gate}gate_preact.bias": (heads,) for gate in "if"}
+        shapes[f"{p}mlstm_layer.multihead_norm.weight"] = (dim,)
+        shapes |= {f"{p}ffn.proj_up_gate.weight": (ffn_dim, dim), f"{p}ffn.proj_up.weight": (ffn_dim, dim)}
+        shapes[f"{p}ffn.proj_down.weight"] = (dim, ffn_dim)
+    assert len(shapes) == tensors
+    weights: Any = SimpleNamespace(
+        name="published",
+        shapes=shapes,
+        read=lambda name: torch.empty(shapes[name], device="meta"),
+        tied=lambda embedding, head: False,
+    )
+    reading = foreign.read(weights, {})
+    fields = {**reading.fields, **reading.assumed}
+    assert fields.pop("special_tokens")["bos_token_id"] == 0
+    config = io.config_from_dict({"model": reading.model, **fields})
+    if dim == 4096:
+        assert config == xlstm_7b.xlstm_7b()
+    assert io._filled(config, weights, reading.plan, torch.device("meta"), None).num_parameters() == parameters
+    used = [source for sources, _ in reading.plan.values() for source in sources]
+    assert sorted(used) == sorted(shapes)
 
 
 def test_special_tokens_travel(tmp_path: Path, capsys: Any) -> None:
