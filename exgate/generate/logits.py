@@ -28,9 +28,9 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     probability = ordered.double().softmax(-1)
     before = probability.cumsum(-1) - probability
-    drop = before >= p
-    drop[..., 0] = False
-    return logits.masked_fill(torch.empty_like(drop).scatter_(-1, index, drop), -torch.inf)
+    # Nothing is before the best token, so it stays for any p above 0.
+    drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, index, before >= p)
+    return logits.masked_fill(drop, -torch.inf)
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:

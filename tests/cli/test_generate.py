@@ -76,6 +76,18 @@ def test_a_break_leaves_no_trace(run, tmp_path, words):
         assert part + after == whole
 
 
+def test_a_break_inside_a_stop_string_leaves_no_trace(folder, run, tmp_path):
+    ids = (
+        exgate.load(folder).generate([[256, *b"Once"]], max_tokens=40, temperature=0, vocab_size=257).tokens[0].tolist()
+    )
+    place = next(i for i in range(5, 40) if all(97 <= letter < 123 for letter in ids[i : i + 2]))
+    stop = ("--temperature", 0, "--stop", bytes(ids[place : place + 2]).decode())
+    first = next(i for i in range(40) if ids[i : i + 2] == ids[place : place + 2])
+    whole = run("Once", "--max-tokens", 40, *stop)
+    part = run("Once", "--max-tokens", first + 1, "--state", tmp_path / "s.safetensors", *stop)
+    assert part + run("--from-state", tmp_path / "s.safetensors", *stop) == whole
+
+
 def test_a_state_goes_on_with_a_prompt_or_in_several_ways(run, tmp_path):
     file = tmp_path / "s.safetensors"
     run("Once", "--max-tokens", 0, "--state", file)

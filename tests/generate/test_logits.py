@@ -71,6 +71,8 @@ def test_draw_is_the_inverse_of_the_cumulative_distribution():
     logits = logs(0.25, 0.0, 0.25, 0.5, 0.0).expand(6, 5)
     uniform = torch.tensor([0.0, 0.24, 0.26, 0.49, 0.51, 1 - 2**-53], dtype=torch.float64)
     assert draw(logits, uniform).tolist() == [0, 0, 2, 2, 3, 3]
+    # A token without probability is not drawn, not even with 0.
+    assert draw(logs(0.0, 0.0, 0.5, 0.5), torch.zeros(1)).tolist() == [2]
     # Rounding may not lead past the last token with any probability, even for a "uniform" of 1.
     assert draw(logits, torch.ones(6, dtype=torch.float64)).tolist() == [3] * 6
 
