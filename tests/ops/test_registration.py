@@ -8,13 +8,13 @@ from exgate.ops import mlstm
 from tests.ops.contract import SPECS, Case, error, observe
 
 
-def _arguments(name: str, saves: bool):
+def _arguments(name: str, saves: bool, chunk_size: int = 4):
     """Arguments of the custom op behind an eager backend."""
     case = Case.random(SPECS[name], torch.float32, time=9, reset=True)
     leaves = [x.clone().requires_grad_() for x in (*case.sequences, *case.weights)]
     state = [x.clone().requires_grad_() for x in case.state]
     if name.startswith("mlstm"):
-        return torch.ops.exgate.mlstm_eager, (*leaves, *state, case.reset, 4, True, True, 0.0, saves)
+        return torch.ops.exgate.mlstm_eager, (*leaves, *state, case.reset, chunk_size, True, True, 0.0, saves)
     if name.startswith("slstm"):
         return torch.ops.exgate.slstm_eager, (*leaves, *state, case.reset, False, saves)
     if name.startswith("lstm"):
@@ -24,9 +24,10 @@ def _arguments(name: str, saves: bool):
 
 
 @pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "conv"])
-def test_opcheck(name):
-    op, arguments = _arguments(name, saves=True)
-    torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+@pytest.mark.parametrize("chunk_size", [4, 9])
+def test_opcheck(name, chunk_size):
+    op, arguments = _arguments(name, saves=True, chunk_size=chunk_size)
+    torch.library.opcheck(op, arguments)
 
 
 @pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes"])

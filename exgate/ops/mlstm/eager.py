@@ -111,6 +111,11 @@ def _by_chunk(x: Tensor, size: int) -> Tensor:
     return x.unflatten(2, (-1, size)).permute(2, 0, 1, 3).contiguous()
 
 
+def _by_step(x: Tensor, steps: int) -> Tensor:
+    """The way back: (N, B, H, L) -> (B, T, H)."""
+    return x.permute(1, 0, 3, 2).flatten(1, 2)[:, :steps].clone(memory_format=torch.contiguous_format)
+
+
 def _groups(gates: _Gates, key: int) -> list[slice]:
     count, batch, heads, size = gates.m.shape
     chunks = max(1, GROUP_NUMBERS // (batch * heads * size * key))
@@ -239,7 +244,7 @@ def _backward(
         columns = ks.mul_(dks).sum(-1, dtype=kind)
         dlog_i[group] = columns
         dlog_f[group] = _decay_gradient(qs.mul_(dqs).sum(-1, dtype=kind) - columns, boundary, gates, group)
-    di, df = (x.permute(1, 0, 3, 2).flatten(1, 2)[:, :steps].clone() for x in (dlog_i, dlog_f))
+    di, df = (_by_step(x, steps) for x in (dlog_i, dlog_f))
     if reset is not None:
         df = df.masked_fill(reset[..., None], 0.0)
     di = di if exponential else di * torch.sigmoid(-i)
