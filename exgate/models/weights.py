@@ -122,8 +122,9 @@ def _files(path: Path) -> list[Path]:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"load: {index} is damaged: it has no weight_map. Copy the folder again.") from None
         return [path / shard for shard in sorted(shards)]
-    if (path / "model.safetensors").exists():
-        return [path / "model.safetensors"]
+    for name in ("model.safetensors", "pytorch_model.bin"):  # beside which an optimizer's state may lie
+        if (path / name).exists():
+            return [path / name]
     found = sorted(path.glob("*.safetensors")) or sorted(file for file in path.iterdir() if file.suffix in PICKLED)
     if not found:
         raise ValueError(

@@ -77,6 +77,12 @@ def test_shards_without_an_index(tmp_path: Path) -> None:
     check(tmp_path)
 
 
+def test_what_a_trainer_leaves_beside_the_model_is_not_opened(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "pytorch_model.bin")
+    torch.save({"lr": 0.1}, tmp_path / "training_args.bin")
+    check(tmp_path)
+
+
 class Trap:
     """Unpickled without care, it runs what it likes."""
 
