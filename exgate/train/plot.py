@@ -49,7 +49,7 @@ def draw(
             x, y = [point[0] for point in train], [point[1] for point in train]
             axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
             axes.plot(x, smooth(y), color=colour, linewidth=1.8, label=f"{name}, training")
-            tops.append(max(smooth(y)[len(y) // 20 :]))
+            tops.append(max(smooth(y)[len(y) // 25 :]))
         if held_out:
             x, y = [point[0] for point in held_out], [point[1] for point in held_out]
             points = {"color": colour, "markersize": 5, "markeredgecolor": "white", "linewidth": 0.8}
@@ -74,13 +74,17 @@ def draw(
     return path
 
 
-def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average without the pull of its start: the sum of weights divides, as in Adam."""
-    mean, total, result = 0.0, 0.0, []
-    for value in values:
-        mean = weight * mean + (1 - weight) * value
-        total = weight * total + (1 - weight)
-        result.append(mean / total)
+def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Each value's mean with its neighbours on both sides, equally many, `share` of all values together.
+
+    Unlike a running average it does not lag behind a falling curve; towards the ends it takes fewer.
+    """
+    half = round(share * len(values) / 2)
+    result = []
+    for i in range(len(values)):
+        reach = min(half, i, len(values) - 1 - i)
+        part = values[i - reach : i + reach + 1]
+        result.append(sum(part) / len(part))
     return result
 
 

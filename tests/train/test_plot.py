@@ -45,6 +45,8 @@ def test_missing_package(tmp_path, monkeypatch):
 
 
 def test_smooth_and_human():
-    assert plot.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
-    assert plot.smooth([0.0, 1.0], weight=0.5) == pytest.approx([0.0, 0.5 / 0.75])
+    line = [3.0 - 0.1 * i for i in range(30)]
+    assert plot.smooth(line, 0.2) == pytest.approx(line), "a line stays where it is: no lag"
+    assert plot.smooth([0.0, 3.0, 0.0, 3.0, 0.0], 0.5) == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0])
+    assert plot.smooth([]) == []
     assert [plot.human(v) for v in (0, 950, 1500, 2_500_000, 3e9)] == ["0", "950", "1.5k", "2.5M", "3B"]
