@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import exgate.models
 from exgate.models import foreign
 from exgate.models.foreign_7b import to_transformers
+from exgate.models.lm import LanguageModel
 from exgate.models.weights import Plan, Reading, Weights
 
 
@@ -39,7 +40,7 @@ def name(config: Any) -> str:
     return type(config).__module__.rpartition(".")[2]
 
 
-def build(config: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
+def build(config: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LanguageModel:
     """The model of a config, initialised as published (on the device "meta": shapes only)."""
     return _architecture(name(config)).build(config, device=device, dtype=dtype)
 
@@ -111,7 +112,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     **overrides: Any,
-) -> nn.Module:
+) -> LanguageModel:
     """Open a saved model, without being told which package wrote it.
 
     Args:
@@ -246,7 +247,7 @@ def _filled(
     plan: Plan,
     device: torch.device,
     dtype: torch.dtype | None,
-) -> nn.Module:
+) -> LanguageModel:
     """The model with its tensors: built without memory, then given them one by one."""
     model = build(config, device="meta")
     state = model.state_dict()
