@@ -81,3 +81,11 @@ def test_contributing_is_short():
         "## Add a model",
         "## Add a task",
     ]
+
+
+def test_the_index_lists_every_page():
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    missing = [
+        page.name for page in PAGES if "docs" in page.parts and page.name != "README.md" and page.name not in text
+    ]
+    assert not missing, f"docs/README.md does not list {missing}"
