@@ -22,7 +22,7 @@ class HeadwiseLinear(nn.Module):
         self.dim, self.blocks = dim, blocks
         self.size = per_head("HeadwiseLinear", "dim", dim, blocks, "blocks")
         # Blocks of 4 are too small for a matrix product: four in a diagonal of zeros, as one of 16, take half the time.
-        self.together = next(n for n in (4, 2, 1) if self.size * n <= 16 and blocks % n == 0 or n == 1)
+        self.together = next(n for n in (4, 2, 1) if (self.size * n <= 16 and blocks % n == 0) or n == 1)
         self.weight = nn.Parameter(torch.empty(blocks, self.size, self.size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(dim, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
