@@ -1,0 +1,85 @@
+"""The compiled kernels: finding the library for this processor, loading it when an op first needs it, threads."""
+
+import ctypes
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+FOLDER = Path(__file__).parent
+SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+
+_forced: str | None = None  # an instruction set, or "none"
+_loaded: dict[str, ctypes.CDLL | None] = {}
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets this processor runs, best first."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return ("arm64",)
+    best = torch.backends.cpu.get_cpu_capability()
+    return {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}.get(best, ("base",))
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Use the kernels compiled for `name` inside the block ("v4", "v3", "base", "arm64"), or "none" of them."""
+    global _forced
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def library() -> ctypes.CDLL | None:
+    """The library of kernels, loaded at the first call; None where the package was installed without it."""
+    for name in instruction_sets() if _forced is None else (_forced,):
+        if name not in _loaded:
+            path = FOLDER / f"libexgate_{name}{SUFFIX}"
+            _loaded[name] = ctypes.CDLL(str(path)) if path.exists() else None
+        if _loaded[name] is not None:
+            return _loaded[name]
+    if _forced is None and "said" not in _loaded:
+        _loaded["said"] = None
+        print("exgate: installed without compiled kernels; running in plain PyTorch, several times slower.", file=sys.stderr)
+    return None
+
+
+@torch.compiler.assume_constant_result
+def absent() -> str | None:
+    """Why there are no kernels, in words; None if there are."""
+    if library() is not None:
+        return None
+    return "the compiled kernels are not installed (no C++ compiler when exgate was built)"
+
+
+def refuses(*tensors: Tensor | None) -> str | None:
+    """The reasons that every kernel shares: where the tensors are, float64, export, no library."""
+    for tensor in tensors:
+        if tensor is not None and tensor.device.type != "cpu":
+            return f"a tensor is on {tensor.device}, not on the CPU"
+        if tensor is not None and tensor.dtype == torch.float64:
+            return "the kernels compute in float32, and an input is float64"
+    if torch.compiler.is_exporting():
+        return "an exported program runs where the kernels may not be"
+    return absent()
+
+
+def threads() -> int:
+    """How many threads a kernel may use: PyTorch's number, one inside a DataLoader's worker."""
+    return 1 if get_worker_info() is not None else torch.get_num_threads()
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+
+
+def function(name: str):
+    """The C function `name`. Its arguments are pointers and `c_int64`s; it returns nothing."""
+    return getattr(library(), name)
