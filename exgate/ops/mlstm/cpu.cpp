@@ -1,0 +1,639 @@
+// mLSTM, chunk by chunk, forward and backward: one pass per sequence and head, everything of a chunk in cache.
+//
+// The equations and their names (D, P, g, w, rows, columns) are those of eager.py; docs/design/003 has the counts.
+// A chunk's q, k and v are copied to padded rows first: any strides and types outside, whole vectors inside. Rows are
+// an odd number of 16 floats apart, so that a column of blocks does not fall into one set of the cache. Backward runs
+// over segments of a few chunks: forward keeps one state per segment, backward computes those between again.
+#include <math.h>
+#include <stdlib.h>
+
+#include <utility>
+
+#include "../pool.h"
+#include "../vector.h"
+
+using namespace exgate;
+
+namespace {
+
+constexpr int R = EXGATE_WIDTH == 16 ? 8 : 4;  // a tile of a product: R rows of N vectors, all in registers
+constexpr int N = 2;
+constexpr int PAD = 32;  // head sizes are filled up to a multiple of a tile's sides
+
+long up(long x, long to) { return (x + to - 1) / to * to; }
+long apart(long width) { return up(width, 32) + 16; }
+
+struct Strided {  // (B, T, H, size): a number's place, in numbers
+    const void* data;
+    long batch, time, head;
+};
+
+struct Call {
+    Strided q, k, v, i, f, h, dh;  // h and dh: backward only
+    const float *c, *n, *m;        // the state before, (B, H, K, V), (B, H, K), (B, H)
+    const uint8_t* reset;          // (B, T) or null
+    // forward writes; all contiguous
+    void* out;                     // (B, T, H, V)
+    float *c_last, *n_last, *m_last;
+    float *cs, *ns, *ms;           // the states before segments 1, 2, ...: (B, H, segments - 1, ...), or null
+    // backward reads the gradients of the last state, and writes
+    const float *dc_last, *dn_last;
+    void *dq, *dk, *dv;
+    float *di, *df, *dc, *dn;
+    long B, T, H, K, V, L, segment;                // L steps per chunk, `segment` chunks per segment
+    long half, exponential, normalize, threads;  // half: q, k, v, out, h, dh and their gradients are bfloat16
+    float eps;
+};
+
+// --- products -------------------------------------------------------------------------------------------------------
+
+// sum[r][n] += over x of a[r * row + x * step] * b[x * next + n * W ...]
+template <int rows, int vectors>
+EXGATE_INLINE void multiply(vf (&sum)[rows][vectors], const float* a, long row, long step, const float* b, long next,
+                            long count) {
+#pragma GCC unroll 2
+    for (long x = 0; x < count; x++) {
+        vf right[vectors];
+#pragma GCC unroll 4
+        for (int n = 0; n < vectors; n++) right[n] = load(b + x * next + n * W);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            vf left = splat(a[r * row + x * step]);
+#pragma GCC unroll 4
+            for (int n = 0; n < vectors; n++) sum[r][n] += left * right[n];
+        }
+    }
+}
+
+template <int rows, int vectors>
+EXGATE_INLINE void read(vf (&sum)[rows][vectors], const float* from, long next) {
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int n = 0; n < vectors; n++) sum[r][n] = load(from + r * next + n * W);
+}
+
+template <int rows, int vectors>
+EXGATE_INLINE void write(const vf (&sum)[rows][vectors], float* to, long next) {
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int n = 0; n < vectors; n++) store(to + r * next + n * W, sum[r][n]);
+}
+
+template <int rows, int vectors>
+EXGATE_INLINE void scale(vf (&sum)[rows][vectors], const float* by) {  // each row by its own number
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int n = 0; n < vectors; n++) sum[r][n] *= by[r];
+}
+
+// out (height x width) = a b, with `width` a multiple of W
+template <int vectors>
+EXGATE_INLINE void tile_product(float* out, long out_next, const float* a, long row, const float* b, long next,
+                                long count) {
+    vf sum[R][vectors] = {};
+    multiply(sum, a, row, 1, b, next, count);
+    write(sum, out, out_next);
+}
+
+// out = a b for columns below `width`; with `lower`, only the tiles that reach below the diagonal
+void product(float* out, long out_next, const float* a, long row, const float* b, long next, long count, long height,
+             long width, bool lower) {
+    for (long y = 0; y < height; y += R) {
+        long end = lower ? up(y + R, W) : width;
+        if (end > width) end = width;
+        long x = 0;
+        for (; x + N * W <= end; x += N * W)
+            tile_product<N>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
+        for (; x < end; x += W)
+            tile_product<1>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
+    }
+}
+
+// --- moving -----------------------------------------------------------------------------------------------------------
+
+template <int D, size_t... I>
+EXGATE_INLINE void exchange(vf& a, vf& b, std::index_sequence<I...>) {
+    vf x = __builtin_shufflevector(a, b, (I & D ? W + I - D : I)...);
+    b = __builtin_shufflevector(a, b, (I & D ? W + I : I + D)...);
+    a = x;
+}
+
+template <int D>
+EXGATE_INLINE void exchange_all(vf (&x)[W]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < W; r++)
+        if (!(r & D)) exchange<D>(x[r], x[r | D], std::make_index_sequence<W>{});
+}
+
+EXGATE_INLINE void transpose_block(vf (&x)[W]) {
+    exchange_all<1>(x);
+    exchange_all<2>(x);
+    if constexpr (W > 4) exchange_all<4>(x);
+    if constexpr (W > 8) exchange_all<8>(x);
+}
+
+// to[x][y] = from[y][x], both sizes multiples of W
+void transpose(float* to, long to_next, const float* from, long next, long height, long width) {
+    for (long y = 0; y < height; y += W)
+        for (long x = 0; x < width; x += W) {
+            vf block[W];
+#pragma GCC unroll 16
+            for (int r = 0; r < W; r++) block[r] = load(from + (y + r) * next + x);
+            transpose_block(block);
+#pragma GCC unroll 16
+            for (int r = 0; r < W; r++) store(to + (x + r) * to_next + y, block[r]);
+        }
+}
+
+template <class Number>
+void copy_row(float* to, const Number* from, long width) {
+    long x = 0;
+    for (; x < width; x += W) store(to + x, load(from + x, width - x));
+    for (; x < up(width, PAD); x += W) store(to + x, vf{});
+}
+
+// `count` rows from where a chunk begins, then zeros up to `height` rows
+void copy_in(float* to, long next, const Call& call, const Strided& from, long b, long t, long h, long count,
+             long height, long width) {
+    long at = b * from.batch + t * from.time + h * from.head;
+    for (long y = 0; y < count; y++, at += from.time)
+        if (call.half)
+            copy_row(to + y * next, (const bf16*)from.data + at, width);
+        else
+            copy_row(to + y * next, (const float*)from.data + at, width);
+    for (long y = count; y < height; y++) memset(to + y * next, 0, sizeof(float) * up(width, PAD));
+}
+
+// R rows of N vectors to (B, T, H, width) at (b, t, h, x), as far as there are steps and columns
+template <int vectors>
+EXGATE_INLINE void put(const vf (&sum)[R][vectors], const Call& call, void* to, long b, long t, long h, long x,
+                       long left, long width) {
+    long at = ((b * call.T + t) * call.H + h) * width + x;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+        if (r >= left) break;
+#pragma GCC unroll 4
+        for (int n = 0; n < vectors; n++) {
+            long place = at + r * call.H * width + n * W, rest = width - x - n * W;
+            if (rest <= 0) break;
+            if (call.half)
+                store((bf16*)to + place, sum[r][n], rest);
+            else
+                store((float*)to + place, sum[r][n], rest);
+        }
+    }
+}
+
+// --- workspace: one per thread, kept between calls --------------------------------------------------------------------
+
+struct Workspace {
+    float* base = nullptr;
+    size_t size = 0, used = 0;
+
+    ~Workspace() { free(base); }
+    void reserve(size_t numbers) {
+        used = 0;
+        if (numbers <= size) return;
+        free(base);
+        size = 0;
+        void* memory = nullptr;
+#if defined(_WIN32)
+        memory = malloc(sizeof(float) * numbers);
+        if (memory == nullptr) abort();
+#else
+        if (posix_memalign(&memory, 64, sizeof(float) * numbers) != 0) abort();
+#endif
+        base = (float*)memory;
+        size = numbers;
+    }
+    float* take(size_t numbers) {
+        float* found = base + used;
+        used += up(numbers, 16);
+        return found;
+    }
+};
+
+Workspace& workspace() {
+    static thread_local Workspace mine;
+    return mine;
+}
+
+// --- the scalars of a chunk ---------------------------------------------------------------------------------------------
+
+struct Gates {
+    float *rows, *columns;  // D_ts = exp(rows_t + columns_s)
+    float *m, *g, *w;       // g: what a step sees of the state before the chunk; w: what the state after sees of it
+    float *seen;            // the first step of t's document in this chunk
+    float through;          // what the state after keeps of the state before
+    bool whole;             // no document begins inside the chunk
+
+    static size_t numbers(long size) { return 6 * size; }
+    void take(Workspace& space, long size) {
+        for (float** part : {&rows, &columns, &m, &g, &w, &seen}) *part = space.take(size);
+    }
+};
+
+EXGATE_INLINE float number(const Strided& x, long b, long t, long h) {
+    return ((const float*)x.data)[b * x.batch + t * x.time + h * x.head];
+}
+
+// the gates of `count` steps from t; `size` is a multiple of W; returns m after them
+float open(Gates& gates, const Call& call, long b, long h, long t, long count, long size, float before) {
+    const float nothing = -1e30f, shift = -0.5f * logf((float)call.K);
+    float *log_f = gates.g, *log_i = gates.w;
+    for (long s = 0; s < count; s++) {
+        log_f[s] = number(call.f, b, t + s, h);
+        log_i[s] = number(call.i, b, t + s, h);
+    }
+    for (long s = count; s < size; s++) log_f[s] = log_i[s] = 0;
+    for (long s = 0; s < size; s += W) {
+        store(log_f + s, logsigmoid(load(log_f + s)));
+        if (!call.exponential) store(log_i + s, logsigmoid(load(log_i + s)));
+    }
+    float m = before, sum = 0, first = -1;
+    for (long s = 0; s < count; s++) {
+        bool begins = call.reset && call.reset[b * call.T + t + s];
+        if (begins) first = (float)s;
+        if (call.exponential) {
+            float decayed = log_f[s] + (begins ? 0 : m);
+            m = decayed > log_i[s] ? decayed : log_i[s];
+        }
+        if (!begins) sum += log_f[s];  // no decay reaches across a reset
+        gates.m[s] = m;
+        gates.seen[s] = first;
+        gates.rows[s] = sum - m + shift;
+        gates.columns[s] = log_i[s] - sum;
+    }
+    gates.whole = first < 0;
+    for (long s = 0; s < count; s++) {
+        gates.g[s] = gates.seen[s] < 0 ? gates.rows[s] + before : nothing;
+        gates.w[s] = gates.seen[s] == first ? gates.columns[s] + (sum - m) : nothing;
+    }
+    for (long s = count; s < size; s++) {
+        gates.g[s] = gates.w[s] = nothing;
+        gates.rows[s] = gates.columns[s] = gates.m[s] = 0;
+        gates.seen[s] = 0;
+    }
+    for (long s = 0; s < size; s += W) {
+        store(gates.g + s, exp(load(gates.g + s)));
+        store(gates.w + s, exp(load(gates.w + s)));
+    }
+    gates.through = gates.whole ? expf(sum + before - m) : 0;
+    return m;
+}
+
+// Row t of D from column x on: zero where s > t, and where s is of a document before t's
+EXGATE_INLINE vf weights(const Gates& gates, long t, long x, vf lane) {
+    vf d = exp(load(gates.columns + x) + gates.rows[t]);
+    vf s = lane + (float)x;
+    return (s <= (float)t) & (s >= gates.seen[t]) ? d : vf{};
+}
+
+EXGATE_INLINE vf lanes() {
+    vf lane;
+    for (int n = 0; n < W; n++) lane[n] = (float)n;
+    return lane;
+}
+
+// scores (S) become P = S D, row by row; D is kept if asked for; sums gets the sum of each row
+void weigh(float* scores, float* kept, long next, const Gates& gates, long count, long height, float* sums) {
+    vf lane = lanes();
+    for (long t = 0; t < height; t++) {
+        vf total = {};
+        for (long x = 0; x <= t; x += W) {
+            vf d = t < count ? weights(gates, t, x, lane) : vf{};
+            vf p = t < count ? load(scores + t * next + x) * d : vf{};
+            store(scores + t * next + x, p);
+            if (kept) store(kept + t * next + x, d);
+            total += p;
+        }
+        sums[t] = sum(total);
+    }
+}
+
+EXGATE_INLINE float dot(const float* a, const float* b, long width) {
+    vf one = {}, two = {};
+    for (long x = 0; x < width; x += 2 * W) {
+        one += load(a + x) * load(b + x);
+        two += load(a + x + W) * load(b + x + W);
+    }
+    return sum(one + two);
+}
+
+// nq becomes n . q of every step: `nq` holds the chunk's part, g q . n the state's. Then what num is multiplied by.
+void normalizer(const Call& call, const Gates& gates, const float* q, long next, const float* n, long count,
+                long height, float* nq, float* scales) {
+    for (long t = 0; t < count; t++) nq[t] += gates.g[t] * dot(q + t * next, n, up(call.K, PAD));
+    for (long t = 0; t < height; t += W) {
+        vf m = load(gates.m + t);
+        vf scale = call.normalize ? 1.0f / (max(abs(load(nq + t)), exp(-m)) + call.eps) : exp(m);
+        store(scales + t, scale);
+    }
+}
+
+// --- states -------------------------------------------------------------------------------------------------------------
+
+struct State {  // padded: c (K, V) with rows `apart(V)` apart, n (K)
+    float *c, *n;
+    float m;
+
+    static size_t numbers(long K, long V) { return up(K, PAD) * apart(V) + up(K, PAD); }
+    void take(Workspace& space, long K, long V) {
+        c = space.take(up(K, PAD) * apart(V));
+        n = space.take(up(K, PAD));
+    }
+    void read(const float* from_c, const float* from_n, long K, long V) {
+        for (long y = 0; y < K; y++) copy_row(c + y * apart(V), from_c + y * V, V);
+        for (long y = K; y < up(K, PAD); y++) memset(c + y * apart(V), 0, sizeof(float) * up(V, PAD));
+        copy_row(n, from_n, K);
+    }
+    void write(float* to_c, float* to_n, long K, long V) const {
+        for (long y = 0; y < K; y++) memcpy(to_c + y * V, c + y * apart(V), sizeof(float) * V);
+        memcpy(to_n, n, sizeof(float) * K);
+    }
+};
+
+// to = through from + a^T b with a (count, K) and b (count, V) and, if `with`, the sum of from . with
+template <bool inner>
+float advance(float* to, const float* from, float through, const float* a, long a_next, const float* b, long b_next,
+              long count, long K, long V, const float* with) {
+    long next = apart(V);
+    vf total = {};
+    for (long y = 0; y < up(K, PAD); y += R)
+        for (long x = 0; x < up(V, PAD); x += N * W) {
+            vf sum[R][N];
+            read(sum, from + y * next + x, next);
+            if (inner) {
+                vf part[N] = {};
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+                    for (int n = 0; n < N; n++) part[n] += sum[r][n] * load(with + (y + r) * next + x + n * W);
+                for (int n = 0; n < N; n++) total += part[n];
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+                for (int n = 0; n < N; n++) sum[r][n] *= through;
+            multiply(sum, a + y, 1, a_next, b + x, b_next, count);
+            write(sum, to + y * next + x, next);
+        }
+    return inner ? sum(total) : 0;
+}
+
+// n_to = through n_from + the sum over s of factor_s rows_s
+void advance_n(float* to, const float* from, float through, const float* rows, long next, const float* factor,
+               long count, long K) {
+    for (long x = 0; x < K; x += W) {
+        vf sum = load(from + x) * through;
+        for (long s = 0; s < count; s++) sum += load(rows + s * next + x) * factor[s];
+        store(to + x, sum);
+    }
+}
+
+// rows_s *= factor_s
+void scale_rows(float* rows, long next, const float* factor, long count, long width) {
+    for (long s = 0; s < count; s++)
+        for (long x = 0; x < width; x += W) store(rows + s * next + x, load(rows + s * next + x) * factor[s]);
+}
+
+// --- forward ------------------------------------------------------------------------------------------------------------
+
+void forward(const Call& call, long item) {
+    long b = item / call.H, h = item % call.H, K = call.K, V = call.V, size = up(call.L, 16);
+    long kp = up(K, PAD), vp = up(V, PAD), k_next = apart(K), v_next = apart(V), s_next = apart(size);
+    long chunks = (call.T + call.L - 1) / call.L, kept = (chunks + call.segment - 1) / call.segment - 1;
+
+    Workspace& space = workspace();
+    space.reserve(State::numbers(K, V) + Gates::numbers(size) + size * (k_next + v_next) + k_next * size +
+                  kp * s_next + size * s_next + 2 * size + 1024);
+    State state;
+    Gates gates;
+    state.take(space, K, V);
+    gates.take(space, size);
+    float *q = space.take(size * k_next), *k = space.take(size * k_next), *v = space.take(size * v_next);
+    float *kt = space.take(kp * s_next), *scores = space.take(size * s_next);
+    float *nq = space.take(size), *scales = space.take(size);
+
+    state.read(call.c + item * K * V, call.n + item * K, K, V);
+    state.m = call.m[item];
+    for (long chunk = 0; chunk < chunks; chunk++) {
+        long t = chunk * call.L, count = call.T - t < call.L ? call.T - t : call.L, height = up(count, 16);
+        if (call.cs && chunk && chunk % call.segment == 0) {
+            long place = item * kept + chunk / call.segment - 1;
+            state.write(call.cs + place * K * V, call.ns + place * K, K, V);
+            call.ms[place] = state.m;
+        }
+        state.m = open(gates, call, b, h, t, count, height, state.m);
+        copy_in(q, k_next, call, call.q, b, t, h, count, height, K);
+        copy_in(k, k_next, call, call.k, b, t, h, count, height, K);
+        copy_in(v, v_next, call, call.v, b, t, h, count, height, V);
+        transpose(kt, s_next, k, k_next, height, kp);
+        product(scores, s_next, q, k_next, kt, s_next, K, height, height, true);
+        weigh(scores, nullptr, s_next, gates, count, height, nq);
+        normalizer(call, gates, q, k_next, state.n, count, height, nq, scales);
+        for (long x = 0; x < vp; x += N * W)
+            for (long y = 0; y < count; y += R) {
+                vf sum[R][N] = {};
+                multiply(sum, q + y * k_next, k_next, 1, state.c + x, v_next, K);
+                scale(sum, gates.g + y);
+                multiply(sum, scores + y * s_next, s_next, 1, v + x, v_next, y + R);
+                scale(sum, scales + y);
+                put(sum, call, call.out, b, t + y, h, x, count - y, V);
+            }
+        scale_rows(k, k_next, gates.w, count, kp);
+        advance<false>(state.c, state.c, gates.through, k, k_next, v, v_next, count, K, V, nullptr);
+        for (long s = 0; s < count; s++) nq[s] = 1;
+        advance_n(state.n, state.n, gates.through, k, k_next, nq, count, kp);
+    }
+    state.write(call.c_last + item * K * V, call.n_last + item * K, K, V);
+    call.m_last[item] = state.m;
+}
+
+
+// --- backward -----------------------------------------------------------------------------------------------------------
+
+struct Backward {  // what backward works with: one sequence and head
+    const Call& call;
+    long b, h, item, size, kp, vp, k_next, v_next, s_next;
+    State* states;  // before each chunk of a segment, and after the last
+    Gates* gates;
+    float *q, *k, *v, *dnum, *kt, *vt, *dnum_t, *dq_t, *dk_t, *dq, *dk, *scores, *dscores, *kept;
+    float *nq, *scales, *dnq, *ones, *q_dq, *k_dk, *dc, *dn;
+
+    void segment(long first, long chunks);
+    void chunk(long t, long count, const State& before, const State& after, const Gates& gates);
+    void gate_gradients(long t, long count, const Gates& gates, float boundary);
+};
+
+// The chunk of steps t ... t + count - 1; dc and dn are the gradients of the state after it, then of that before it.
+void Backward::chunk(long t, long count, const State& before, const State& after, const Gates& gates) {
+    long height = up(count, 16), K = call.K, V = call.V;
+    copy_in(q, k_next, call, call.q, b, t, h, count, height, K);
+    copy_in(k, k_next, call, call.k, b, t, h, count, height, K);
+    copy_in(v, v_next, call, call.v, b, t, h, count, height, V);
+    transpose(kt, s_next, k, k_next, height, kp);
+    transpose(vt, s_next, v, v_next, height, vp);
+    product(scores, s_next, q, k_next, kt, s_next, K, height, height, true);
+    weigh(scores, kept, s_next, gates, count, height, nq);
+    normalizer(call, gates, q, k_next, before.n, count, height, nq, scales);
+
+    // through the denominator: dnum = dh / den, and dnq
+    copy_in(dq, v_next, call, call.h, b, t, h, count, height, V);  // dq serves for h until it is needed
+    copy_in(dnum, v_next, call, call.dh, b, t, h, count, height, V);
+    scale_rows(dnum, v_next, scales, count, vp);
+    for (long s = 0; s < height; s += W) {
+        for (int n = 0; n < W; n++) {
+            bool inside = call.normalize && s + n < count;
+            dnq[s + n] = inside ? -dot(dnum + (s + n) * v_next, dq + (s + n) * v_next, vp) : 0;
+        }
+        vf x = load(nq + s), d = load(dnq + s);
+        store(dnq + s, abs(x) >= exp(-load(gates.m + s)) ? (x > 0.0f ? d : -d) : vf{});
+    }
+    transpose(dnum_t, s_next, dnum, v_next, height, vp);
+
+    product(dscores, s_next, dnum, v_next, vt, s_next, V, height, height, true);
+    for (long s = 0; s < height; s++)
+        for (long x = 0; x <= s; x += W)
+            store(dscores + s * s_next + x, (load(dscores + s * s_next + x) + dnq[s]) * load(kept + s * s_next + x));
+
+    // from the states: (K, count) each, then turned
+    product(dq_t, s_next, before.c, v_next, dnum_t, s_next, V, kp, height, false);
+    product(dk_t, s_next, dc, v_next, vt, s_next, V, kp, height, false);
+    transpose(dq, k_next, dq_t, s_next, kp, height);
+    transpose(dk, k_next, dk_t, s_next, kp, height);
+    for (long s = 0; s < height; s++)
+        for (long x = 0; x < kp; x += W) {
+            float *to_q = dq + s * k_next + x, *to_k = dk + s * k_next + x;
+            store(to_q, (load(to_q) + load(before.n + x) * dnq[s]) * gates.g[s]);
+            store(to_k, (load(to_k) + load(dn + x)) * gates.w[s]);
+        }
+    for (long x = 0; x < kp; x += N * W)
+        for (long y = 0; y < count; y += R) {
+            vf sum[R][N];
+            read(sum, dq + y * k_next + x, k_next);
+            multiply(sum, dscores + y * s_next, s_next, 1, k + x, k_next, y + R);
+            put(sum, call, call.dq, b, t + y, h, x, count - y, K);
+            write(sum, dq + y * k_next + x, k_next);
+        }
+    for (long x = 0; x < kp; x += N * W)
+        for (long y = 0; y < count; y += R) {
+            vf sum[R][N];
+            read(sum, dk + y * k_next + x, k_next);
+            multiply(sum, dscores + y * s_next + y, 1, s_next, q + y * k_next + x, k_next, height - y);
+            put(sum, call, call.dk, b, t + y, h, x, count - y, K);
+            write(sum, dk + y * k_next + x, k_next);
+        }
+    for (long x = 0; x < vp; x += N * W)
+        for (long y = 0; y < count; y += R) {
+            vf sum[R][N] = {};
+            multiply(sum, k + y * k_next, k_next, 1, dc + x, v_next, K);
+            scale(sum, gates.w + y);
+            multiply(sum, scores + y * s_next + y, 1, s_next, dnum + y * v_next + x, v_next, height - y);
+            put(sum, call, call.dv, b, t + y, h, x, count - y, V);
+        }
+    for (long s = 0; s < count; s++) {
+        q_dq[s] = dot(q + s * k_next, dq + s * k_next, kp);
+        k_dk[s] = dot(k + s * k_next, dk + s * k_next, kp);
+    }
+
+    // the state before
+    float boundary = dot(after.n, dn, kp);
+    scale_rows(dnum, v_next, gates.g, count, vp);
+    boundary += advance<true>(dc, dc, gates.through, q, k_next, dnum, v_next, count, K, V, after.c);
+    for (long s = 0; s < count; s++) dnq[s] *= gates.g[s];
+    advance_n(dn, dn, gates.through, q, k_next, dnq, count, kp);
+    gate_gradients(t, count, gates, boundary);
+}
+
+void Backward::gate_gradients(long t, long count, const Gates& gates, float boundary) {
+    float run = boundary;  // what the steps from here to the end of the document say
+    for (long s = count - 1; s >= 0; s--) {
+        run += q_dq[s] - k_dk[s];
+        dnq[s] = run;
+        if (gates.seen[s] == (float)s) run = dnq[s] = 0;  // a reset: f does not matter, and a document ends before it
+    }
+    for (long s = 0; s < count; s += W) {
+        vf f = {}, i = {};
+        for (int n = 0; n < W; n++) {
+            f[n] = s + n < count ? number(call.f, b, t + s + n, h) : 0;
+            i[n] = s + n < count ? number(call.i, b, t + s + n, h) : 0;
+        }
+        vf df = load(dnq + s) * sigmoid(-f), di = load(k_dk + s);
+        if (!call.exponential) di *= sigmoid(-i);
+        for (long n = 0; n < W && s + n < count; n++) {
+            long at = (b * call.T + t + s + n) * call.H + h;
+            call.df[at] = df[n];
+            call.di[at] = di[n];
+        }
+    }
+}
+
+void Backward::segment(long first, long chunks) {
+    for (long j = 0; j < chunks; j++) {  // the states again
+        long t = (first + j) * call.L, count = call.T - t < call.L ? call.T - t : call.L, height = up(count, 16);
+        State &before = states[j], &after = states[j + 1];
+        after.m = open(gates[j], call, b, h, t, count, height, before.m);
+        copy_in(k, k_next, call, call.k, b, t, h, count, height, call.K);
+        copy_in(v, v_next, call, call.v, b, t, h, count, height, call.V);
+        scale_rows(k, k_next, gates[j].w, count, kp);
+        advance<false>(after.c, before.c, gates[j].through, k, k_next, v, v_next, count, call.K, call.V, nullptr);
+        advance_n(after.n, before.n, gates[j].through, k, k_next, ones, count, kp);
+    }
+    for (long j = chunks - 1; j >= 0; j--) {
+        long t = (first + j) * call.L, count = call.T - t < call.L ? call.T - t : call.L;
+        chunk(t, count, states[j], states[j + 1], gates[j]);
+    }
+}
+
+void backward(const Call& call, long item) {
+    long K = call.K, V = call.V, size = up(call.L, 16), kp = up(K, PAD), vp = up(V, PAD);
+    long k_next = apart(K), v_next = apart(V), s_next = apart(size), wide = k_next > v_next ? k_next : v_next;
+    long chunks = (call.T + call.L - 1) / call.L, segments = (chunks + call.segment - 1) / call.segment;
+    long held = chunks < call.segment ? chunks : call.segment;
+
+    Workspace& space = workspace();
+    space.reserve((held + 2) * State::numbers(K, V) + held * Gates::numbers(size) + size * (6 * wide + 3 * s_next + 16) +
+                  (3 * kp + 2 * vp) * s_next + 1024 + 64 * held);
+    std::vector<State> states(held + 1);
+    std::vector<Gates> gates(held);
+    for (State& state : states) state.take(space, K, V);
+    for (Gates& gate : gates) gate.take(space, size);
+    Backward work{call, item / call.H, item % call.H, item, size, kp, vp, k_next, v_next, s_next,
+                  states.data(), gates.data(), {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {},
+                  {}, {}, {}, {}, {}, {}, {}, {}};
+    for (float** part : {&work.q, &work.k, &work.v, &work.dnum, &work.dq, &work.dk}) *part = space.take(size * wide);
+    for (float** part : {&work.kt, &work.dq_t, &work.dk_t}) *part = space.take(kp * s_next);
+    for (float** part : {&work.vt, &work.dnum_t}) *part = space.take(vp * s_next);
+    for (float** part : {&work.scores, &work.dscores, &work.kept}) *part = space.take(size * s_next);
+    for (float** part : {&work.nq, &work.scales, &work.dnq, &work.ones, &work.q_dq, &work.k_dk})
+        *part = space.take(size);
+    for (long s = 0; s < size; s++) work.ones[s] = 1;
+
+    State last;
+    last.take(space, K, V);
+    last.read(call.dc_last + item * K * V, call.dn_last + item * K, K, V);
+    work.dc = last.c, work.dn = last.n;
+    for (long segment = segments - 1; segment >= 0; segment--) {
+        long place = item * (segments - 1) + segment - 1, first = segment * call.segment;
+        const float* c = segment ? call.cs + place * K * V : call.c + item * K * V;
+        const float* n = segment ? call.ns + place * K : call.n + item * K;
+        states[0].read(c, n, K, V);
+        states[0].m = segment ? call.ms[place] : call.m[item];
+        work.segment(first, chunks - first < call.segment ? chunks - first : call.segment);
+    }
+    last.write(call.dc + item * K * V, call.dn + item * K, K, V);
+}
+
+}  // namespace
+
+EXGATE_API void exgate_mlstm_forward(const Call* call) {
+    parallel(call->B * call->H, call->threads, [&](long item) { forward(*call, item); });
+}
+
+EXGATE_API void exgate_mlstm_backward(const Call* call) {
+    parallel(call->B * call->H, call->threads, [&](long item) { backward(*call, item); });
+}
