@@ -16,6 +16,7 @@ SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
 _forced: str | None = None  # an instruction set, or "none"
 _loaded: dict[str, ctypes.CDLL | None] = {}
+_spaces: list[Tensor] = []
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -47,7 +48,7 @@ def library() -> ctypes.CDLL | None:
             return _loaded[name]
     if _forced is None and "said" not in _loaded:
         _loaded["said"] = None
-        print("exgate: installed without compiled kernels; running in plain PyTorch, several times slower.", file=sys.stderr)
+        print("exgate: installed without compiled kernels; plain PyTorch is used, which is slower.", file=sys.stderr)
     return None
 
 
@@ -76,10 +77,30 @@ def threads() -> int:
     return 1 if get_worker_info() is not None else torch.get_num_threads()
 
 
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+@contextmanager
+def workspace(numbers: int) -> Iterator[Tensor]:
+    """At least that many float32 numbers of scratch memory, kept from one call to the next: fresh memory is dear."""
+    space = _spaces.pop() if _spaces else torch.empty(0)
+    if space.numel() < numbers:
+        space = torch.empty(numbers, dtype=torch.float32)
+    yield space
+    if not _spaces:
+        _spaces.append(space)
 
 
-def function(name: str):
-    """The C function `name`. Its arguments are pointers and `c_int64`s; it returns nothing."""
-    return getattr(library(), name)
+def pointers(*tensors: Tensor) -> ctypes.Array:
+    """An array of the tensors' addresses; hold the tensors while it is in use."""
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def call(name: str, *arguments: int | bool | Tensor | ctypes.Array | None) -> int:
+    """Call the C function `name`: integers go as int64, contiguous tensors as addresses, None as the null pointer."""
+    function = getattr(library(), name)
+    function.restype = ctypes.c_int64
+    return function(*(_argument(argument) for argument in arguments))
+
+
+def _argument(value):
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_int64(value) if isinstance(value, int) else value

@@ -154,16 +154,15 @@ EXGATE_INLINE vf log1p(vf x) {
 }
 
 EXGATE_INLINE vf tanh(vf x) {
-    vf a = abs(x), z = x * x;
+    vf a = abs(x), z = a * a;
     vf p = z * -5.70498872745e-3f + 2.06390887954e-2f;
     p = p * z + -5.37397155531e-2f;
     p = p * z + 1.33314422036e-1f;
     p = p * z + -3.33332819422e-1f;
-    p = p * z * x + x;
+    p = p * z * a + a;
     vf e = exp_down(a * -2.0f);
-    vf far = (1.0f - e) / (1.0f + e);
-    far = number(bits(far) | (bits(x) & (int32_t)0x80000000));
-    return a > 0.625f ? far : p;
+    vf y = a > 0.625f ? (1.0f - e) / (1.0f + e) : p;
+    return number(bits(y) | (bits(x) & (int32_t)0x80000000));
 }
 
 EXGATE_INLINE vf sigmoid(vf x) {

@@ -1,7 +1,5 @@
 """The kernels' own exp, log1p, tanh, sigmoid and logsigmoid against float64, with every instruction set."""
 
-import ctypes
-
 import numpy as np
 import pytest
 import torch
@@ -23,10 +21,7 @@ EXACT = {
 def _map(isa: str, name: str, x: np.ndarray) -> np.ndarray:
     y = np.empty_like(x)
     with native.instruction_set(isa):
-        failed = native.function("exgate_map")(
-            name.encode(), ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data), ctypes.c_int64(x.size)
-        )
-    assert not failed
+        native.call("exgate_map", name.encode(), torch.from_numpy(x), torch.from_numpy(y), x.size)
     return y
 
 
@@ -76,9 +71,7 @@ def test_any_count_writes_no_more_than_that(isa, count):
     x = np.linspace(-2, 2, count).astype(np.float32)
     y = np.full(count + 32, 7.0, np.float32)
     with native.instruction_set(isa):
-        native.function("exgate_map")(
-            b"exp", ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data), ctypes.c_int64(count)
-        )
+        native.call("exgate_map", b"exp", torch.from_numpy(x), torch.from_numpy(y), count)
     np.testing.assert_allclose(y[:count], np.exp(x), rtol=1e-6)
     assert (y[count:] == 7.0).all()
 
@@ -88,6 +81,6 @@ def test_bfloat16_rounds_as_pytorch_does(isa):
     x = torch.cat([torch.randn(1001) * 3, torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 1.00390625, 1.01171875])])
     half, back = torch.empty(x.shape, dtype=torch.bfloat16), torch.empty_like(x)
     with native.instruction_set(isa):
-        native.function("exgate_round_trip")(*map(native.pointer, (x, half, back)), ctypes.c_int64(x.numel()))
+        native.call("exgate_round_trip", x, half, back, x.numel())
     torch.testing.assert_close(back, x.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(half, x.bfloat16(), rtol=0, atol=0, equal_nan=True)
