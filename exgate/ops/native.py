@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+BLOCK = 8  # steps between two states that are kept for backward, as in recurrence.h
 FOLDER = Path(__file__).parent
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
@@ -86,6 +87,10 @@ def workspace(numbers: int) -> Iterator[Tensor]:
     yield space
     if not _spaces:
         _spaces.append(space)
+
+
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
 def pointers(*tensors: Tensor) -> ctypes.Array:

@@ -189,10 +189,7 @@ inline void clear(const Sizes& s, float* rows, int64_t row, float value) {
     for (int64_t k = 0; k < s.padded(); k += W) store(rows + row * s.padded() + k, splat(value));
 }
 
-// How many steps lie between two kept states: backward computes what is between again, in cache.
-inline int64_t block_steps(const Sizes& s) {
-    int64_t steps = (1 << 16) / (s.size * (s.batch < 32 ? s.batch : 32));
-    return steps < 8 ? 8 : steps > 256 ? 256 : steps;
-}
+// Steps between two states that are kept for backward, which computes what is between again, in cache.
+constexpr int64_t BLOCK = 8;
 
 }  // namespace exgate

@@ -12,7 +12,7 @@ namespace {
 
 struct Call {
     Sizes s;
-    int64_t exp_f, block;
+    int64_t exp_f;
     const uint8_t* reset;  // (B, T) or null
     const float* panels;
 };
@@ -35,8 +35,8 @@ void forward(const Call& a, int64_t head, int64_t first, int64_t rows, const X* 
     take(s, state[2], head, first, rows, n);
     take(s, state[3], head, first, rows, m);
     for (int64_t t = 0; t < s.steps; t++) {
-        if (SAVES && t % a.block == 0) {
-            float* at = kept + (t / a.block) * 2 * s.batch * s.row();
+        if (SAVES && t % BLOCK == 0) {
+            float* at = kept + (t / BLOCK) * 2 * s.batch * s.row();
             give(s, c, head, first, rows, at);
             give(s, n, head, first, rows, at + s.batch * s.row());
         }
@@ -104,8 +104,8 @@ void forward(const Call& a, int64_t head, int64_t first, int64_t rows, const X* 
     give(s, m, head, first, rows, state[7]);
 }
 
-int64_t backward_space(const Sizes& s, int64_t rows, int64_t block) {
-    return rows * s.padded() * (3 + 4 + 2 * (block + 1));
+int64_t backward_space(const Sizes& s, int64_t rows) {
+    return rows * s.padded() * (3 + 4 + 2 * (BLOCK + 1));
 }
 
 // states: dh, dc, dn of the last state; then where to put those of the first
@@ -114,13 +114,13 @@ void backward(const Call& a, int64_t head, int64_t first, int64_t rows, const fl
     const Sizes& s = a.s;
     const int64_t K = s.size, P = s.padded(), size = rows * P;
     float *carry = space, *dc = carry + size, *dn = dc + size, *draw = dn + size, *cs = draw + 4 * size;
-    float* ns = cs + (a.block + 1) * size;
+    float* ns = cs + (BLOCK + 1) * size;
     take(s, states[0], head, first, rows, carry);
     take(s, states[1], head, first, rows, dc);
     take(s, states[2], head, first, rows, dn);
-    for (int64_t start = (s.steps - 1) / a.block * a.block; start >= 0; start -= a.block) {
-        const int64_t stop = start + a.block < s.steps ? start + a.block : s.steps;
-        const float* at = kept + (start / a.block) * 2 * s.batch * s.row();
+    for (int64_t start = (s.steps - 1) / BLOCK * BLOCK; start >= 0; start -= BLOCK) {
+        const int64_t stop = start + BLOCK < s.steps ? start + BLOCK : s.steps;
+        const float* at = kept + (start / BLOCK) * 2 * s.batch * s.row();
         take(s, at, head, first, rows, cs);
         take(s, at + s.batch * s.row(), head, first, rows, ns);
         for (int64_t t = start; t < stop; t++)
@@ -180,13 +180,9 @@ EXGATE_API int64_t exgate_slstm_space(int64_t batch, int64_t steps, int64_t head
     const Sizes s{batch, steps, heads, size};
     const Tiles tiles(s, threads);
     if (!back) return heads * mixing_numbers(s) + heads * tiles.tiles * tiles.rows * s.padded() * 5;
-    const int64_t units = heads * tiles.tiles * backward_space(s, tiles.rows, block_steps(s));
+    const int64_t units = heads * tiles.tiles * backward_space(s, tiles.rows);
     const int64_t strips = heads * weight_strips(s) * weight_numbers(s);
     return heads * unmixing_numbers(s) + (units > strips ? units : strips);
-}
-
-EXGATE_API int64_t exgate_slstm_block(int64_t batch, int64_t steps, int64_t heads, int64_t size) {
-    return block_steps({batch, steps, heads, size});
 }
 
 // x (B, T, 4, H, K) float32, or bfloat16 if `half`; r (4, H, K, K); state: h, c, n, m and then where to put the last ones,
@@ -204,7 +200,7 @@ EXGATE_API void exgate_slstm_forward(int64_t batch, int64_t steps, int64_t heads
     parallel(heads * tiles.tiles, threads, [&](int64_t item) {
         const int64_t head = item / tiles.tiles, first = item % tiles.tiles * tiles.rows;
         const int64_t rows = batch - first < tiles.rows ? batch - first : tiles.rows;
-        const Call call{s, exp_f, block_steps(s), reset, space + head * mixing_numbers(s)};
+        const Call call{s, exp_f, reset, space + head * mixing_numbers(s)};
         float* own = rest + item * tiles.rows * s.padded() * 5;
         auto* f = half ? nullptr : (const float*)x;
         auto* b = (const bf16*)x;
@@ -223,7 +219,7 @@ EXGATE_API void exgate_slstm_backward(int64_t batch, int64_t steps, int64_t head
                                       float* space, int64_t threads) {
     const Sizes s{batch, steps, heads, size};
     const Tiles tiles(s, threads);
-    const int64_t panels = unmixing_panels(s), strips = weight_strips(s), block = block_steps(s);
+    const int64_t panels = unmixing_panels(s), strips = weight_strips(s);
     parallel(heads * panels, threads, [&](int64_t item) {
         const int64_t head = item / panels;
         pack_unmixing(s, r, head, item % panels, space + head * unmixing_numbers(s));
@@ -232,8 +228,8 @@ EXGATE_API void exgate_slstm_backward(int64_t batch, int64_t steps, int64_t head
     parallel(heads * tiles.tiles, threads, [&](int64_t item) {
         const int64_t head = item / tiles.tiles, first = item % tiles.tiles * tiles.rows;
         const int64_t rows = batch - first < tiles.rows ? batch - first : tiles.rows;
-        const Call call{s, 0, block, reset, space + head * unmixing_numbers(s)};
-        float* own = rest + item * backward_space(s, tiles.rows, block);
+        const Call call{s, 0, reset, space + head * unmixing_numbers(s)};
+        float* own = rest + item * backward_space(s, tiles.rows);
         backward(call, head, first, rows, dy, gates, kept, states, dx, own);
     });
     parallel(heads * strips, threads, [&](int64_t item) {

@@ -28,13 +28,12 @@ def _forward(
     """The output in float32, the last state, and for backward the gates (H, T, B, 4, K) and c, n between blocks."""
     batch, steps, _, heads, size = x.shape
     sizes = (batch, steps, heads, size)
-    x, r, reset = x.contiguous(), r.contiguous(), None if reset is None else reset.contiguous()
-    first = [tensor.contiguous() for tensor in (h, c, n, m)]
+    x, r, reset, *first = native.contiguous(x, r, reset, h, c, n, m)
     y, last = h.new_empty(batch, steps, heads, size), [h.new_empty(batch, heads, size) for _ in range(4)]
     gates = kept = None
     if saves:
         gates = h.new_empty(heads, steps, batch, 4, size)
-        kept = h.new_empty(-(-steps // native.call("exgate_slstm_block", *sizes)), 2, batch, heads, size)
+        kept = h.new_empty(-(-steps // native.BLOCK), 2, batch, heads, size)
     threads = native.threads()
     with native.workspace(native.call("exgate_slstm_space", *sizes, False, threads)) as space:
         state = native.pointers(*first, *last)
@@ -49,8 +48,7 @@ def _backward(
     r: Tensor, y: Tensor, h: Tensor, gates: Tensor, kept: Tensor, reset: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     batch, steps, heads, size = sizes = y.shape
-    dy, r, h, reset = dy.contiguous(), r.contiguous(), h.contiguous(), None if reset is None else reset.contiguous()
-    last = [tensor.contiguous() for tensor in (dh, dc, dn)]
+    dy, r, h, reset, *last = native.contiguous(dy, r, h, reset, dh, dc, dn)
     first = [torch.empty_like(tensor) for tensor in last]
     dx, dr = y.new_empty(batch, steps, 4, heads, size), torch.empty_like(r)
     threads = native.threads()
@@ -66,8 +64,7 @@ def _(x, r, h, c, n, m, reset, exp_f, saves):
     y, last = h.new_empty(batch, steps, heads, size), [h.new_empty(batch, heads, size) for _ in range(4)]
     if not saves:
         return y, *last, h.new_empty(0), h.new_empty(0)
-    blocks = torch.library.get_ctx().new_dynamic_size()
-    return y, *last, h.new_empty(heads, steps, batch, 4, size), h.new_empty(blocks, 2, batch, heads, size)
+    return y, *last, h.new_empty(heads, steps, batch, 4, size), h.new_empty(-(-steps // native.BLOCK), 2, batch, heads, size)
 
 
 @_backward.register_fake
