@@ -89,6 +89,15 @@ def workspace(numbers: int) -> Iterator[Tensor]:
         _spaces.append(space)
 
 
+def function(name: str):
+    """The C function `name`; `call` suits most."""
+    return getattr(library(), name)
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+
+
 def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
@@ -100,9 +109,9 @@ def pointers(*tensors: Tensor) -> ctypes.Array:
 
 def call(name: str, *arguments: int | bool | Tensor | ctypes.Array | None) -> int:
     """Call the C function `name`: integers go as int64, contiguous tensors as addresses, None as the null pointer."""
-    function = getattr(library(), name)
-    function.restype = ctypes.c_int64
-    return function(*(_argument(argument) for argument in arguments))
+    found = function(name)
+    found.restype = ctypes.c_int64
+    return found(*(_argument(argument) for argument in arguments))
 
 
 def _argument(value):
