@@ -20,12 +20,12 @@ constexpr int R = EXGATE_WIDTH == 16 ? 8 : 4;  // a tile of a product: R rows of
 constexpr int N = 2;
 constexpr int PAD = 32;  // head sizes are filled up to a multiple of a tile's sides
 
-long up(long x, long to) { return (x + to - 1) / to * to; }
-long apart(long width) { return up(width, 32) + 16; }
+int64_t up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+int64_t apart(int64_t width) { return up(width, 32) + 16; }
 
 struct Strided {  // (B, T, H, size): a number's place, in numbers
     const void* data;
-    long batch, time, head;
+    int64_t batch, time, head;
 };
 
 struct Call {
@@ -40,8 +40,8 @@ struct Call {
     const float *dc_last, *dn_last;
     void *dq, *dk, *dv;
     float *di, *df, *dc, *dn;
-    long B, T, H, K, V, L, segment;                // L steps per chunk, `segment` chunks per segment
-    long half, exponential, normalize, threads;  // half: q, k, v, out, h, dh and their gradients are bfloat16
+    int64_t B, T, H, K, V, L, segment;                // L steps per chunk, `segment` chunks per segment
+    int64_t half, exponential, normalize, threads;  // half: q, k, v, out, h, dh and their gradients are bfloat16
     float eps;
 };
 
@@ -49,10 +49,10 @@ struct Call {
 
 // sum[r][n] += over x of a[r * row + x * step] * b[x * next + n * W ...]
 template <int rows, int vectors>
-EXGATE_INLINE void multiply(vf (&sum)[rows][vectors], const float* a, long row, long step, const float* b, long next,
-                            long count) {
+EXGATE_INLINE void multiply(vf (&sum)[rows][vectors], const float* a, int64_t row, int64_t step, const float* b, int64_t next,
+                            int64_t count) {
 #pragma GCC unroll 2
-    for (long x = 0; x < count; x++) {
+    for (int64_t x = 0; x < count; x++) {
         vf right[vectors];
 #pragma GCC unroll 4
         for (int n = 0; n < vectors; n++) right[n] = load(b + x * next + n * W);
@@ -66,7 +66,7 @@ EXGATE_INLINE void multiply(vf (&sum)[rows][vectors], const float* a, long row, 
 }
 
 template <int rows, int vectors>
-EXGATE_INLINE void read(vf (&sum)[rows][vectors], const float* from, long next) {
+EXGATE_INLINE void read(vf (&sum)[rows][vectors], const float* from, int64_t next) {
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -74,7 +74,7 @@ EXGATE_INLINE void read(vf (&sum)[rows][vectors], const float* from, long next) 
 }
 
 template <int rows, int vectors>
-EXGATE_INLINE void write(const vf (&sum)[rows][vectors], float* to, long next) {
+EXGATE_INLINE void write(const vf (&sum)[rows][vectors], float* to, int64_t next) {
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -89,22 +89,30 @@ EXGATE_INLINE void scale(vf (&sum)[rows][vectors], const float* by) {  // each r
         for (int n = 0; n < vectors; n++) sum[r][n] *= by[r];
 }
 
+// total[r] += the products of a row with another
+EXGATE_INLINE void add_inner(vf (&total)[R], const vf (&sum)[R][N], const float* with, int64_t next) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) total[r] += sum[r][n] * load(with + r * next + n * W);
+}
+
 // out (height x width) = a b, with `width` a multiple of W
 template <int vectors>
-EXGATE_INLINE void tile_product(float* out, long out_next, const float* a, long row, const float* b, long next,
-                                long count) {
+EXGATE_INLINE void tile_product(float* out, int64_t out_next, const float* a, int64_t row, const float* b, int64_t next,
+                                int64_t count) {
     vf sum[R][vectors] = {};
     multiply(sum, a, row, 1, b, next, count);
     write(sum, out, out_next);
 }
 
 // out = a b for columns below `width`; with `lower`, only the tiles that reach below the diagonal
-void product(float* out, long out_next, const float* a, long row, const float* b, long next, long count, long height,
-             long width, bool lower) {
-    for (long y = 0; y < height; y += R) {
-        long end = lower ? up(y + R, W) : width;
+void product(float* out, int64_t out_next, const float* a, int64_t row, const float* b, int64_t next, int64_t count, int64_t height,
+             int64_t width, bool lower) {
+    for (int64_t y = 0; y < height; y += R) {
+        int64_t end = lower ? up(y + R, W) : width;
         if (end > width) end = width;
-        long x = 0;
+        int64_t x = 0;
         for (; x + N * W <= end; x += N * W)
             tile_product<N>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
         for (; x < end; x += W)
@@ -136,9 +144,9 @@ EXGATE_INLINE void transpose_block(vf (&x)[W]) {
 }
 
 // to[x][y] = from[y][x], both sizes multiples of W
-void transpose(float* to, long to_next, const float* from, long next, long height, long width) {
-    for (long y = 0; y < height; y += W)
-        for (long x = 0; x < width; x += W) {
+void transpose(float* to, int64_t to_next, const float* from, int64_t next, int64_t height, int64_t width) {
+    for (int64_t y = 0; y < height; y += W)
+        for (int64_t x = 0; x < width; x += W) {
             vf block[W];
 #pragma GCC unroll 16
             for (int r = 0; r < W; r++) block[r] = load(from + (y + r) * next + x);
@@ -149,35 +157,77 @@ void transpose(float* to, long to_next, const float* from, long next, long heigh
 }
 
 template <class Number>
-void copy_row(float* to, const Number* from, long width) {
-    long x = 0;
+void copy_row(float* to, const Number* from, int64_t width) {
+    int64_t x = 0;
     for (; x < width; x += W) store(to + x, load(from + x, width - x));
     for (; x < up(width, PAD); x += W) store(to + x, vf{});
 }
 
 // `count` rows from where a chunk begins, then zeros up to `height` rows
-void copy_in(float* to, long next, const Call& call, const Strided& from, long b, long t, long h, long count,
-             long height, long width) {
-    long at = b * from.batch + t * from.time + h * from.head;
-    for (long y = 0; y < count; y++, at += from.time)
+void copy_in(float* to, int64_t next, const Call& call, const Strided& from, int64_t b, int64_t t, int64_t h, int64_t count,
+             int64_t height, int64_t width) {
+    int64_t at = b * from.batch + t * from.time + h * from.head;
+    for (int64_t y = 0; y < count; y++, at += from.time)
         if (call.half)
             copy_row(to + y * next, (const bf16*)from.data + at, width);
         else
             copy_row(to + y * next, (const float*)from.data + at, width);
-    for (long y = count; y < height; y++) memset(to + y * next, 0, sizeof(float) * up(width, PAD));
+    for (int64_t y = count; y < height; y++) memset(to + y * next, 0, sizeof(float) * up(width, PAD));
 }
+
+// Rows that the next chunk reads or writes. They lie apart, in memory: a few are fetched into cache at every tile of a
+// product, which hides the wait.
+class Ahead {
+  public:
+    Ahead(const Call& call, int64_t b, int64_t h) : call(call), b(b), h(h) {}
+
+    void aim(int64_t step) {  // at the chunk that begins at this step, if there is one
+        t = step, parts = at = row = each = 0;
+        rows = t < 0 || t >= call.T ? 0 : call.T - t < call.L ? call.T - t : call.L;
+    }
+    void read(const Strided& x, int64_t width) { add(x, width, false); }
+    void write(const void* x, int64_t width) {  // contiguous
+        add({x, call.T * call.H * width, call.H * width, width}, width, true);
+    }
+    EXGATE_INLINE void fetch() {
+        for (int64_t n = 0; n < each && at < parts; n++) {
+            const char* line = part[at].data + row * part[at].next;
+            if (part[at].written)
+                for (int64_t x = 0; x < part[at].bytes; x += 64) __builtin_prefetch(line + x, 1);
+            else
+                for (int64_t x = 0; x < part[at].bytes; x += 64) __builtin_prefetch(line + x, 0, 2);
+            if (++row == rows) row = 0, at++;
+        }
+    }
+
+  private:
+    const Call& call;
+    int64_t b, h, t = 0, parts = 0, at = 0, row = 0, rows = 0, each = 0;
+    struct {
+        const char* data;
+        int64_t next, bytes;
+        bool written;
+    } part[8];
+
+    void add(const Strided& x, int64_t width, bool written) {
+        if (rows == 0) return;
+        int64_t size = call.half ? 2 : 4, place = b * x.batch + t * x.time + h * x.head;
+        part[parts++] = {(const char*)x.data + place * size, x.time * size, width * size, written};
+        each = rows * parts * R * N * W / (up(call.K, PAD) * up(call.V, PAD)) + 1;
+    }
+};
 
 // R rows of N vectors to (B, T, H, width) at (b, t, h, x), as far as there are steps and columns
 template <int vectors>
-EXGATE_INLINE void put(const vf (&sum)[R][vectors], const Call& call, void* to, long b, long t, long h, long x,
-                       long left, long width) {
-    long at = ((b * call.T + t) * call.H + h) * width + x;
+EXGATE_INLINE void put(const vf (&sum)[R][vectors], const Call& call, void* to, int64_t b, int64_t t, int64_t h, int64_t x,
+                       int64_t left, int64_t width) {
+    int64_t at = ((b * call.T + t) * call.H + h) * width + x;
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
         if (r >= left) break;
 #pragma GCC unroll 4
         for (int n = 0; n < vectors; n++) {
-            long place = at + r * call.H * width + n * W, rest = width - x - n * W;
+            int64_t place = at + r * call.H * width + n * W, rest = width - x - n * W;
             if (rest <= 0) break;
             if (call.half)
                 store((bf16*)to + place, sum[r][n], rest);
@@ -230,31 +280,31 @@ struct Gates {
     float through;          // what the state after keeps of the state before
     bool whole;             // no document begins inside the chunk
 
-    static size_t numbers(long size) { return 6 * size; }
-    void take(Workspace& space, long size) {
+    static size_t numbers(int64_t size) { return 6 * size; }
+    void take(Workspace& space, int64_t size) {
         for (float** part : {&rows, &columns, &m, &g, &w, &seen}) *part = space.take(size);
     }
 };
 
-EXGATE_INLINE float number(const Strided& x, long b, long t, long h) {
+EXGATE_INLINE float number(const Strided& x, int64_t b, int64_t t, int64_t h) {
     return ((const float*)x.data)[b * x.batch + t * x.time + h * x.head];
 }
 
 // the gates of `count` steps from t; `size` is a multiple of W; returns m after them
-float open(Gates& gates, const Call& call, long b, long h, long t, long count, long size, float before) {
+float open(Gates& gates, const Call& call, int64_t b, int64_t h, int64_t t, int64_t count, int64_t size, float before) {
     const float nothing = -1e30f, shift = -0.5f * logf((float)call.K);
     float *log_f = gates.g, *log_i = gates.w;
-    for (long s = 0; s < count; s++) {
+    for (int64_t s = 0; s < count; s++) {
         log_f[s] = number(call.f, b, t + s, h);
         log_i[s] = number(call.i, b, t + s, h);
     }
-    for (long s = count; s < size; s++) log_f[s] = log_i[s] = 0;
-    for (long s = 0; s < size; s += W) {
+    for (int64_t s = count; s < size; s++) log_f[s] = log_i[s] = 0;
+    for (int64_t s = 0; s < size; s += W) {
         store(log_f + s, logsigmoid(load(log_f + s)));
         if (!call.exponential) store(log_i + s, logsigmoid(load(log_i + s)));
     }
     float m = before, sum = 0, first = -1;
-    for (long s = 0; s < count; s++) {
+    for (int64_t s = 0; s < count; s++) {
         bool begins = call.reset && call.reset[b * call.T + t + s];
         if (begins) first = (float)s;
         if (call.exponential) {
@@ -268,16 +318,16 @@ float open(Gates& gates, const Call& call, long b, long h, long t, long count, l
         gates.columns[s] = log_i[s] - sum;
     }
     gates.whole = first < 0;
-    for (long s = 0; s < count; s++) {
+    for (int64_t s = 0; s < count; s++) {
         gates.g[s] = gates.seen[s] < 0 ? gates.rows[s] + before : nothing;
         gates.w[s] = gates.seen[s] == first ? gates.columns[s] + (sum - m) : nothing;
     }
-    for (long s = count; s < size; s++) {
+    for (int64_t s = count; s < size; s++) {
         gates.g[s] = gates.w[s] = nothing;
         gates.rows[s] = gates.columns[s] = gates.m[s] = 0;
         gates.seen[s] = 0;
     }
-    for (long s = 0; s < size; s += W) {
+    for (int64_t s = 0; s < size; s += W) {
         store(gates.g + s, exp(load(gates.g + s)));
         store(gates.w + s, exp(load(gates.w + s)));
     }
@@ -286,7 +336,7 @@ float open(Gates& gates, const Call& call, long b, long h, long t, long count, l
 }
 
 // Row t of D from column x on: zero where s > t, and where s is of a document before t's
-EXGATE_INLINE vf weights(const Gates& gates, long t, long x, vf lane) {
+EXGATE_INLINE vf weights(const Gates& gates, int64_t t, int64_t x, vf lane) {
     vf d = exp(load(gates.columns + x) + gates.rows[t]);
     vf s = lane + (float)x;
     return (s <= (float)t) & (s >= gates.seen[t]) ? d : vf{};
@@ -299,11 +349,11 @@ EXGATE_INLINE vf lanes() {
 }
 
 // scores (S) become P = S D, row by row; D is kept if asked for; sums gets the sum of each row
-void weigh(float* scores, float* kept, long next, const Gates& gates, long count, long height, float* sums) {
+void weigh(float* scores, float* kept, int64_t next, const Gates& gates, int64_t count, int64_t height, float* sums) {
     vf lane = lanes();
-    for (long t = 0; t < height; t++) {
+    for (int64_t t = 0; t < height; t++) {
         vf total = {};
-        for (long x = 0; x <= t; x += W) {
+        for (int64_t x = 0; x <= t; x += W) {
             vf d = t < count ? weights(gates, t, x, lane) : vf{};
             vf p = t < count ? load(scores + t * next + x) * d : vf{};
             store(scores + t * next + x, p);
@@ -314,20 +364,33 @@ void weigh(float* scores, float* kept, long next, const Gates& gates, long count
     }
 }
 
-EXGATE_INLINE float dot(const float* a, const float* b, long width) {
+EXGATE_INLINE float dot(const float* a, const float* b, int64_t width) {
     vf one = {}, two = {};
-    for (long x = 0; x < width; x += 2 * W) {
+    for (int64_t x = 0; x < width; x += 2 * W) {
         one += load(a + x) * load(b + x);
         two += load(a + x + W) * load(b + x + W);
     }
     return sum(one + two);
 }
 
+template <class Number>
+float dot_row(const float* a, const Number* b, int64_t width) {
+    vf total = {};
+    for (int64_t x = 0; x < width; x += W) total += load(a + x) * load(b + x, width - x);
+    return sum(total);
+}
+
+// a . the row of x at (b, t, h)
+float dot_in(const float* a, const Call& call, const Strided& x, int64_t b, int64_t t, int64_t h, int64_t width) {
+    int64_t at = b * x.batch + t * x.time + h * x.head;
+    return call.half ? dot_row(a, (const bf16*)x.data + at, width) : dot_row(a, (const float*)x.data + at, width);
+}
+
 // nq becomes n . q of every step: `nq` holds the chunk's part, g q . n the state's. Then what num is multiplied by.
-void normalizer(const Call& call, const Gates& gates, const float* q, long next, const float* n, long count,
-                long height, float* nq, float* scales) {
-    for (long t = 0; t < count; t++) nq[t] += gates.g[t] * dot(q + t * next, n, up(call.K, PAD));
-    for (long t = 0; t < height; t += W) {
+void normalizer(const Call& call, const Gates& gates, const float* q, int64_t next, const float* n, int64_t count,
+                int64_t height, float* nq, float* scales) {
+    for (int64_t t = 0; t < count; t++) nq[t] += gates.g[t] * dot(q + t * next, n, up(call.K, PAD));
+    for (int64_t t = 0; t < height; t += W) {
         vf m = load(gates.m + t);
         vf scale = call.normalize ? 1.0f / (max(abs(load(nq + t)), exp(-m)) + call.eps) : exp(m);
         store(scales + t, scale);
@@ -340,32 +403,39 @@ struct State {  // padded: c (K, V) with rows `apart(V)` apart, n (K)
     float *c, *n;
     float m;
 
-    static size_t numbers(long K, long V) { return up(K, PAD) * apart(V) + up(K, PAD); }
-    void take(Workspace& space, long K, long V) {
+    static size_t numbers(int64_t K, int64_t V) { return up(K, PAD) * apart(V) + up(K, PAD); }
+    void take(Workspace& space, int64_t K, int64_t V) {
         c = space.take(up(K, PAD) * apart(V));
         n = space.take(up(K, PAD));
     }
-    void read(const float* from_c, const float* from_n, long K, long V) {
-        for (long y = 0; y < K; y++) copy_row(c + y * apart(V), from_c + y * V, V);
-        for (long y = K; y < up(K, PAD); y++) memset(c + y * apart(V), 0, sizeof(float) * up(V, PAD));
+    void read(const float* from_c, const float* from_n, int64_t K, int64_t V) {
+        for (int64_t y = 0; y < K; y++) copy_row(c + y * apart(V), from_c + y * V, V);
+        for (int64_t y = K; y < up(K, PAD); y++) memset(c + y * apart(V), 0, sizeof(float) * up(V, PAD));
         copy_row(n, from_n, K);
     }
-    void write(float* to_c, float* to_n, long K, long V) const {
-        for (long y = 0; y < K; y++) memcpy(to_c + y * V, c + y * apart(V), sizeof(float) * V);
+    void write(float* to_c, float* to_n, int64_t K, int64_t V) const {
+        for (int64_t y = 0; y < K; y++) memcpy(to_c + y * V, c + y * apart(V), sizeof(float) * V);
         memcpy(to_n, n, sizeof(float) * K);
     }
 };
 
-// to = through from + a^T b with a (count, K) and b (count, V) and, if `with`, the sum of from . with
+// to = through from + a^T b with a (count, K) and b (count, V); if `inner`, the sum of to . with
 template <bool inner>
-float advance(float* to, const float* from, float through, const float* a, long a_next, const float* b, long b_next,
-              long count, long K, long V, const float* with) {
-    long next = apart(V);
+float advance(float* to, const float* from, float through, const float* a, int64_t a_next, const float* b, int64_t b_next,
+              int64_t count, int64_t K, int64_t V, const float* with, Ahead& ahead) {
+    int64_t next = apart(V);
     vf total = {};
-    for (long y = 0; y < up(K, PAD); y += R)
-        for (long x = 0; x < up(V, PAD); x += N * W) {
+    for (int64_t y = 0; y < up(K, PAD); y += R)
+        for (int64_t x = 0; x < up(V, PAD); x += N * W) {
+            ahead.fetch();
             vf sum[R][N];
             read(sum, from + y * next + x, next);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+                for (int n = 0; n < N; n++) sum[r][n] *= through;
+            multiply(sum, a + y, 1, a_next, b + x, b_next, count);
+            write(sum, to + y * next + x, next);
             if (inner) {
                 vf part[N] = {};
 #pragma GCC unroll 8
@@ -374,38 +444,32 @@ float advance(float* to, const float* from, float through, const float* a, long 
                     for (int n = 0; n < N; n++) part[n] += sum[r][n] * load(with + (y + r) * next + x + n * W);
                 for (int n = 0; n < N; n++) total += part[n];
             }
-#pragma GCC unroll 8
-            for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-                for (int n = 0; n < N; n++) sum[r][n] *= through;
-            multiply(sum, a + y, 1, a_next, b + x, b_next, count);
-            write(sum, to + y * next + x, next);
         }
     return inner ? sum(total) : 0;
 }
 
 // n_to = through n_from + the sum over s of factor_s rows_s
-void advance_n(float* to, const float* from, float through, const float* rows, long next, const float* factor,
-               long count, long K) {
-    for (long x = 0; x < K; x += W) {
+void advance_n(float* to, const float* from, float through, const float* rows, int64_t next, const float* factor,
+               int64_t count, int64_t K) {
+    for (int64_t x = 0; x < K; x += W) {
         vf sum = load(from + x) * through;
-        for (long s = 0; s < count; s++) sum += load(rows + s * next + x) * factor[s];
+        for (int64_t s = 0; s < count; s++) sum += load(rows + s * next + x) * factor[s];
         store(to + x, sum);
     }
 }
 
 // rows_s *= factor_s
-void scale_rows(float* rows, long next, const float* factor, long count, long width) {
-    for (long s = 0; s < count; s++)
-        for (long x = 0; x < width; x += W) store(rows + s * next + x, load(rows + s * next + x) * factor[s]);
+void scale_rows(float* rows, int64_t next, const float* factor, int64_t count, int64_t width) {
+    for (int64_t s = 0; s < count; s++)
+        for (int64_t x = 0; x < width; x += W) store(rows + s * next + x, load(rows + s * next + x) * factor[s]);
 }
 
 // --- forward ------------------------------------------------------------------------------------------------------------
 
-void forward(const Call& call, long item) {
-    long b = item / call.H, h = item % call.H, K = call.K, V = call.V, size = up(call.L, 16);
-    long kp = up(K, PAD), vp = up(V, PAD), k_next = apart(K), v_next = apart(V), s_next = apart(size);
-    long chunks = (call.T + call.L - 1) / call.L, kept = (chunks + call.segment - 1) / call.segment - 1;
+void forward(const Call& call, int64_t item) {
+    int64_t b = item / call.H, h = item % call.H, K = call.K, V = call.V, size = up(call.L, 16);
+    int64_t kp = up(K, PAD), vp = up(V, PAD), k_next = apart(K), v_next = apart(V), s_next = apart(size);
+    int64_t chunks = (call.T + call.L - 1) / call.L, kept = (chunks + call.segment - 1) / call.segment - 1;
 
     Workspace& space = workspace();
     space.reserve(State::numbers(K, V) + Gates::numbers(size) + size * (k_next + v_next) + k_next * size +
@@ -420,10 +484,11 @@ void forward(const Call& call, long item) {
 
     state.read(call.c + item * K * V, call.n + item * K, K, V);
     state.m = call.m[item];
-    for (long chunk = 0; chunk < chunks; chunk++) {
-        long t = chunk * call.L, count = call.T - t < call.L ? call.T - t : call.L, height = up(count, 16);
+    Ahead ahead(call, b, h);
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+        int64_t t = chunk * call.L, count = call.T - t < call.L ? call.T - t : call.L, height = up(count, 16);
         if (call.cs && chunk && chunk % call.segment == 0) {
-            long place = item * kept + chunk / call.segment - 1;
+            int64_t place = item * kept + chunk / call.segment - 1;
             state.write(call.cs + place * K * V, call.ns + place * K, K, V);
             call.ms[place] = state.m;
         }
@@ -435,8 +500,8 @@ void forward(const Call& call, long item) {
         product(scores, s_next, q, k_next, kt, s_next, K, height, height, true);
         weigh(scores, nullptr, s_next, gates, count, height, nq);
         normalizer(call, gates, q, k_next, state.n, count, height, nq, scales);
-        for (long x = 0; x < vp; x += N * W)
-            for (long y = 0; y < count; y += R) {
+        for (int64_t x = 0; x < vp; x += N * W)
+            for (int64_t y = 0; y < count; y += R) {
                 vf sum[R][N] = {};
                 multiply(sum, q + y * k_next, k_next, 1, state.c + x, v_next, K);
                 scale(sum, gates.g + y);
@@ -445,8 +510,10 @@ void forward(const Call& call, long item) {
                 put(sum, call, call.out, b, t + y, h, x, count - y, V);
             }
         scale_rows(k, k_next, gates.w, count, kp);
-        advance<false>(state.c, state.c, gates.through, k, k_next, v, v_next, count, K, V, nullptr);
-        for (long s = 0; s < count; s++) nq[s] = 1;
+        ahead.aim(t + call.L);
+        ahead.read(call.q, K), ahead.read(call.k, K), ahead.read(call.v, V), ahead.write(call.out, V);
+        advance<false>(state.c, state.c, gates.through, k, k_next, v, v_next, count, K, V, nullptr, ahead);
+        for (int64_t s = 0; s < count; s++) nq[s] = 1;
         advance_n(state.n, state.n, gates.through, k, k_next, nq, count, kp);
     }
     state.write(call.c_last + item * K * V, call.n_last + item * K, K, V);
@@ -458,20 +525,27 @@ void forward(const Call& call, long item) {
 
 struct Backward {  // what backward works with: one sequence and head
     const Call& call;
-    long b, h, item, size, kp, vp, k_next, v_next, s_next;
+    Ahead ahead;
+    int64_t b, h, item, size, kp, vp, k_next, v_next, s_next;
     State* states;  // before each chunk of a segment, and after the last
     Gates* gates;
     float *q, *k, *v, *dnum, *kt, *vt, *dnum_t, *dq_t, *dk_t, *dq, *dk, *scores, *dscores, *kept;
     float *nq, *scales, *dnq, *ones, *q_dq, *k_dk, *dc, *dn;
+    float boundary;  // the inner product of the state after the chunk and its gradient
 
-    void segment(long first, long chunks);
-    void chunk(long t, long count, const State& before, const State& after, const Gates& gates);
-    void gate_gradients(long t, long count, const Gates& gates, float boundary);
+    void read_ahead(bool all) {
+        if (all) ahead.read(call.k, call.K), ahead.read(call.v, call.V);
+        ahead.read(call.q, call.K), ahead.read(call.h, call.V), ahead.read(call.dh, call.V);
+        ahead.write(call.dq, call.K), ahead.write(call.dk, call.K), ahead.write(call.dv, call.V);
+    }
+    void segment(int64_t first, int64_t chunks);
+    void chunk(int64_t t, int64_t count, const State& before, const Gates& gates);
+    void gate_gradients(int64_t t, int64_t count, const Gates& gates);
 };
 
 // The chunk of steps t ... t + count - 1; dc and dn are the gradients of the state after it, then of that before it.
-void Backward::chunk(long t, long count, const State& before, const State& after, const Gates& gates) {
-    long height = up(count, 16), K = call.K, V = call.V;
+void Backward::chunk(int64_t t, int64_t count, const State& before, const Gates& gates) {
+    int64_t height = up(count, 16), K = call.K, V = call.V;
     copy_in(q, k_next, call, call.q, b, t, h, count, height, K);
     copy_in(k, k_next, call, call.k, b, t, h, count, height, K);
     copy_in(v, v_next, call, call.v, b, t, h, count, height, V);
@@ -482,13 +556,12 @@ void Backward::chunk(long t, long count, const State& before, const State& after
     normalizer(call, gates, q, k_next, before.n, count, height, nq, scales);
 
     // through the denominator: dnum = dh / den, and dnq
-    copy_in(dq, v_next, call, call.h, b, t, h, count, height, V);  // dq serves for h until it is needed
     copy_in(dnum, v_next, call, call.dh, b, t, h, count, height, V);
     scale_rows(dnum, v_next, scales, count, vp);
-    for (long s = 0; s < height; s += W) {
+    for (int64_t s = 0; s < height; s += W) {
         for (int n = 0; n < W; n++) {
             bool inside = call.normalize && s + n < count;
-            dnq[s + n] = inside ? -dot(dnum + (s + n) * v_next, dq + (s + n) * v_next, vp) : 0;
+            dnq[s + n] = inside ? -dot_in(dnum + (s + n) * v_next, call, call.h, b, t + s + n, h, V) : 0;
         }
         vf x = load(nq + s), d = load(dnq + s);
         store(dnq + s, abs(x) >= exp(-load(gates.m + s)) ? (x > 0.0f ? d : -d) : vf{});
@@ -496,8 +569,8 @@ void Backward::chunk(long t, long count, const State& before, const State& after
     transpose(dnum_t, s_next, dnum, v_next, height, vp);
 
     product(dscores, s_next, dnum, v_next, vt, s_next, V, height, height, true);
-    for (long s = 0; s < height; s++)
-        for (long x = 0; x <= s; x += W)
+    for (int64_t s = 0; s < height; s++)
+        for (int64_t x = 0; x <= s; x += W)
             store(dscores + s * s_next + x, (load(dscores + s * s_next + x) + dnq[s]) * load(kept + s * s_next + x));
 
     // from the states: (K, count) each, then turned
@@ -505,95 +578,103 @@ void Backward::chunk(long t, long count, const State& before, const State& after
     product(dk_t, s_next, dc, v_next, vt, s_next, V, kp, height, false);
     transpose(dq, k_next, dq_t, s_next, kp, height);
     transpose(dk, k_next, dk_t, s_next, kp, height);
-    for (long s = 0; s < height; s++)
-        for (long x = 0; x < kp; x += W) {
+    for (int64_t s = 0; s < height; s++)
+        for (int64_t x = 0; x < kp; x += W) {
             float *to_q = dq + s * k_next + x, *to_k = dk + s * k_next + x;
             store(to_q, (load(to_q) + load(before.n + x) * dnq[s]) * gates.g[s]);
             store(to_k, (load(to_k) + load(dn + x)) * gates.w[s]);
         }
-    for (long x = 0; x < kp; x += N * W)
-        for (long y = 0; y < count; y += R) {
+    for (int64_t y = 0; y < count; y += R) {
+        vf q_sums[R] = {}, k_sums[R] = {};
+        for (int64_t x = 0; x < kp; x += N * W) {
             vf sum[R][N];
             read(sum, dq + y * k_next + x, k_next);
             multiply(sum, dscores + y * s_next, s_next, 1, k + x, k_next, y + R);
             put(sum, call, call.dq, b, t + y, h, x, count - y, K);
-            write(sum, dq + y * k_next + x, k_next);
-        }
-    for (long x = 0; x < kp; x += N * W)
-        for (long y = 0; y < count; y += R) {
-            vf sum[R][N];
+            add_inner(q_sums, sum, q + y * k_next + x, k_next);
             read(sum, dk + y * k_next + x, k_next);
             multiply(sum, dscores + y * s_next + y, 1, s_next, q + y * k_next + x, k_next, height - y);
             put(sum, call, call.dk, b, t + y, h, x, count - y, K);
-            write(sum, dk + y * k_next + x, k_next);
+            add_inner(k_sums, sum, k + y * k_next + x, k_next);
         }
-    for (long x = 0; x < vp; x += N * W)
-        for (long y = 0; y < count; y += R) {
+        for (int r = 0; r < R; r++) q_dq[y + r] = exgate::sum(q_sums[r]), k_dk[y + r] = exgate::sum(k_sums[r]);
+    }
+    for (int64_t x = 0; x < vp; x += N * W)
+        for (int64_t y = 0; y < count; y += R) {
             vf sum[R][N] = {};
             multiply(sum, k + y * k_next, k_next, 1, dc + x, v_next, K);
             scale(sum, gates.w + y);
             multiply(sum, scores + y * s_next + y, 1, s_next, dnum + y * v_next + x, v_next, height - y);
             put(sum, call, call.dv, b, t + y, h, x, count - y, V);
         }
-    for (long s = 0; s < count; s++) {
-        q_dq[s] = dot(q + s * k_next, dq + s * k_next, kp);
-        k_dk[s] = dot(k + s * k_next, dk + s * k_next, kp);
-    }
+    gate_gradients(t, count, gates);
 
-    // the state before
-    float boundary = dot(after.n, dn, kp);
-    scale_rows(dnum, v_next, gates.g, count, vp);
-    boundary += advance<true>(dc, dc, gates.through, q, k_next, dnum, v_next, count, K, V, after.c);
-    for (long s = 0; s < count; s++) dnq[s] *= gates.g[s];
+    // the gradient of the state before
+    for (int64_t s = 0; s < count; s++) dnq[s] *= gates.g[s];
     advance_n(dn, dn, gates.through, q, k_next, dnq, count, kp);
-    gate_gradients(t, count, gates, boundary);
+    scale_rows(dnum, v_next, gates.g, count, vp);
+    bool more = &gates != this->gates;  // chunks of this segment; the next begins with making states
+    ahead.aim(t - call.L * (more ? 1 : call.segment));
+    if (!more) ahead.read(call.k, K), ahead.read(call.v, V);
+    if (more) read_ahead(true);
+    boundary = advance<true>(dc, dc, gates.through, q, k_next, dnum, v_next, count, K, V, before.c, ahead);
+    boundary += dot(before.n, dn, kp);
 }
 
-void Backward::gate_gradients(long t, long count, const Gates& gates, float boundary) {
+void Backward::gate_gradients(int64_t t, int64_t count, const Gates& gates) {
     float run = boundary;  // what the steps from here to the end of the document say
-    for (long s = count - 1; s >= 0; s--) {
+    for (int64_t s = count - 1; s >= 0; s--) {
         run += q_dq[s] - k_dk[s];
-        dnq[s] = run;
-        if (gates.seen[s] == (float)s) run = dnq[s] = 0;  // a reset: f does not matter, and a document ends before it
+        q_dq[s] = run;
+        if (gates.seen[s] == (float)s) run = q_dq[s] = 0;  // a reset: f does not matter, and a document ends before it
     }
-    for (long s = 0; s < count; s += W) {
+    for (int64_t s = 0; s < count; s += W) {
         vf f = {}, i = {};
         for (int n = 0; n < W; n++) {
             f[n] = s + n < count ? number(call.f, b, t + s + n, h) : 0;
             i[n] = s + n < count ? number(call.i, b, t + s + n, h) : 0;
         }
-        vf df = load(dnq + s) * sigmoid(-f), di = load(k_dk + s);
+        vf df = load(q_dq + s) * sigmoid(-f), di = load(k_dk + s);
         if (!call.exponential) di *= sigmoid(-i);
-        for (long n = 0; n < W && s + n < count; n++) {
-            long at = (b * call.T + t + s + n) * call.H + h;
+        for (int64_t n = 0; n < W && s + n < count; n++) {
+            int64_t at = (b * call.T + t + s + n) * call.H + h;
             call.df[at] = df[n];
             call.di[at] = di[n];
         }
     }
 }
 
-void Backward::segment(long first, long chunks) {
-    for (long j = 0; j < chunks; j++) {  // the states again
-        long t = (first + j) * call.L, count = call.T - t < call.L ? call.T - t : call.L, height = up(count, 16);
+void Backward::segment(int64_t first, int64_t chunks) {
+    for (int64_t j = 0; j < chunks; j++) {  // the states again
+        int64_t t = (first + j) * call.L, count = call.T - t < call.L ? call.T - t : call.L, height = up(count, 16);
         State &before = states[j], &after = states[j + 1];
         after.m = open(gates[j], call, b, h, t, count, height, before.m);
+        bool last = t + count == call.T;
+        if (j == chunks - 1 && !last) break;
         copy_in(k, k_next, call, call.k, b, t, h, count, height, call.K);
         copy_in(v, v_next, call, call.v, b, t, h, count, height, call.V);
         scale_rows(k, k_next, gates[j].w, count, kp);
-        advance<false>(after.c, before.c, gates[j].through, k, k_next, v, v_next, count, call.K, call.V, nullptr);
+        ahead.aim(last ? t : t + call.L);
+        if (!last) ahead.read(call.k, call.K), ahead.read(call.v, call.V);
+        if (j >= chunks - 2) read_ahead(false);
+        advance<false>(after.c, before.c, gates[j].through, k, k_next, v, v_next, count, call.K, call.V, nullptr, ahead);
         advance_n(after.n, before.n, gates[j].through, k, k_next, ones, count, kp);
+        if (last) {
+            boundary = dot(after.n, dn, kp);
+            for (int64_t y = 0; y < kp; y++) boundary += dot(after.c + y * v_next, dc + y * v_next, vp);
+        }
     }
-    for (long j = chunks - 1; j >= 0; j--) {
-        long t = (first + j) * call.L, count = call.T - t < call.L ? call.T - t : call.L;
-        chunk(t, count, states[j], states[j + 1], gates[j]);
+    for (int64_t j = chunks - 1; j >= 0; j--) {
+        int64_t t = (first + j) * call.L, count = call.T - t < call.L ? call.T - t : call.L;
+        chunk(t, count, states[j], gates[j]);
     }
 }
 
-void backward(const Call& call, long item) {
-    long K = call.K, V = call.V, size = up(call.L, 16), kp = up(K, PAD), vp = up(V, PAD);
-    long k_next = apart(K), v_next = apart(V), s_next = apart(size), wide = k_next > v_next ? k_next : v_next;
-    long chunks = (call.T + call.L - 1) / call.L, segments = (chunks + call.segment - 1) / call.segment;
-    long held = chunks < call.segment ? chunks : call.segment;
+void backward(const Call& call, int64_t item) {
+    int64_t K = call.K, V = call.V, size = up(call.L, 16), kp = up(K, PAD), vp = up(V, PAD);
+    int64_t k_next = apart(K), v_next = apart(V), s_next = apart(size), wide = k_next > v_next ? k_next : v_next;
+    int64_t chunks = (call.T + call.L - 1) / call.L, segments = (chunks + call.segment - 1) / call.segment;
+    int64_t held = chunks < call.segment ? chunks : call.segment;
 
     Workspace& space = workspace();
     space.reserve((held + 2) * State::numbers(K, V) + held * Gates::numbers(size) + size * (6 * wide + 3 * s_next + 16) +
@@ -602,23 +683,23 @@ void backward(const Call& call, long item) {
     std::vector<Gates> gates(held);
     for (State& state : states) state.take(space, K, V);
     for (Gates& gate : gates) gate.take(space, size);
-    Backward work{call, item / call.H, item % call.H, item, size, kp, vp, k_next, v_next, s_next,
+    Backward work{call, Ahead(call, item / call.H, item % call.H), item / call.H, item % call.H, item, size, kp, vp, k_next, v_next, s_next,
                   states.data(), gates.data(), {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {},
-                  {}, {}, {}, {}, {}, {}, {}, {}};
+                  {}, {}, {}, {}, {}, {}, {}, {}, {}};
     for (float** part : {&work.q, &work.k, &work.v, &work.dnum, &work.dq, &work.dk}) *part = space.take(size * wide);
     for (float** part : {&work.kt, &work.dq_t, &work.dk_t}) *part = space.take(kp * s_next);
     for (float** part : {&work.vt, &work.dnum_t}) *part = space.take(vp * s_next);
     for (float** part : {&work.scores, &work.dscores, &work.kept}) *part = space.take(size * s_next);
     for (float** part : {&work.nq, &work.scales, &work.dnq, &work.ones, &work.q_dq, &work.k_dk})
         *part = space.take(size);
-    for (long s = 0; s < size; s++) work.ones[s] = 1;
+    for (int64_t s = 0; s < size; s++) work.ones[s] = 1;
 
     State last;
     last.take(space, K, V);
     last.read(call.dc_last + item * K * V, call.dn_last + item * K, K, V);
     work.dc = last.c, work.dn = last.n;
-    for (long segment = segments - 1; segment >= 0; segment--) {
-        long place = item * (segments - 1) + segment - 1, first = segment * call.segment;
+    for (int64_t segment = segments - 1; segment >= 0; segment--) {
+        int64_t place = item * (segments - 1) + segment - 1, first = segment * call.segment;
         const float* c = segment ? call.cs + place * K * V : call.c + item * K * V;
         const float* n = segment ? call.ns + place * K : call.n + item * K;
         states[0].read(c, n, K, V);
@@ -631,9 +712,9 @@ void backward(const Call& call, long item) {
 }  // namespace
 
 EXGATE_API void exgate_mlstm_forward(const Call* call) {
-    parallel(call->B * call->H, call->threads, [&](long item) { forward(*call, item); });
+    parallel(call->B * call->H, call->threads, [&](int64_t item) { forward(*call, item); });
 }
 
 EXGATE_API void exgate_mlstm_backward(const Call* call) {
-    parallel(call->B * call->H, call->threads, [&](long item) { backward(*call, item); });
+    parallel(call->B * call->H, call->threads, [&](int64_t item) { backward(*call, item); });
 }

@@ -1,6 +1,6 @@
 """mLSTM on the processor's vectors: cpu.cpp as custom ops. It computes in float32, and so does not take float64."""
 
-from ctypes import POINTER, Structure, byref, c_float, c_long, c_void_p
+from ctypes import Structure, byref, c_float, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ SEGMENT = 128  # steps between the states that forward keeps for backward, which
 
 
 class _Strided(Structure):
-    _fields_ = (("data", c_void_p), ("batch", c_long), ("time", c_long), ("head", c_long))
+    _fields_ = (("data", c_void_p), ("batch", c_int64), ("time", c_int64), ("head", c_int64))
 
 
 class _Call(Structure):
@@ -23,8 +23,8 @@ class _Call(Structure):
         *((name, c_void_p) for name in ("c", "n", "m", "reset")),
         *((name, c_void_p) for name in ("out", "c_last", "n_last", "m_last", "cs", "ns", "ms")),
         *((name, c_void_p) for name in ("dc_last", "dn_last", "dq", "dk", "dv", "di", "df", "dc", "dn")),
-        *((name, c_long) for name in ("B", "T", "H", "K", "V", "L", "segment")),
-        *((name, c_long) for name in ("half", "exponential", "normalize", "threads")),
+        *((name, c_int64) for name in ("B", "T", "H", "K", "V", "L", "segment")),
+        *((name, c_int64) for name in ("half", "exponential", "normalize", "threads")),
         ("eps", c_float),
     )
 
@@ -40,7 +40,8 @@ def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, rese
     if kind != torch.bfloat16:
         q, k, v = q.float(), k.float(), v.float()
     c, n, m = state
-    options = (min(chunk_size or CHUNK, LARGEST), input_gate == "exp", normalize, eps, torch.is_grad_enabled())
+    saves = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, i, f, c, n))
+    options = (min(chunk_size or CHUNK, LARGEST), input_gate == "exp", normalize, eps, saves)
     h, c, n, m, *_ = torch.ops.exgate.mlstm_cpu(q, k, v, i.float(), f.float(), c, n, m, reset, *options)
     return h.to(kind), type(state)(c, n, m.detach())
 
@@ -84,13 +85,7 @@ def _kept(steps: int, size: int) -> int:
     return (steps - 1) // (size * _segment(size))
 
 
-def _function(name: str):
-    found = native.function(name)
-    found.argtypes, found.restype = (POINTER(_Call),), None
-    return found
-
-
-@torch.library.custom_op("exgate::mlstm_cpu", mutates_args=())
+@torch.library.custom_op("exgate::mlstm_cpu", mutates_args=(), device_types="cpu")
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, c: Tensor, n: Tensor, m: Tensor, reset: Tensor | None,
     size: int, exponential: bool, normalize: bool, eps: float, saves: bool,
@@ -103,9 +98,8 @@ def _forward(
     more = dict(zip(("c_last", "n_last", "m_last"), last, strict=True), out=h)
     if saves:
         more |= zip(("cs", "ns", "ms"), kept, strict=True)
-    _function("exgate_mlstm_forward")(
-        byref(_call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more))
-    )
+    call = _call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more)
+    native.call("exgate_mlstm_forward", byref(call))
     return h, *last, *kept
 
 
@@ -116,7 +110,7 @@ def _outputs(q: Tensor, v: Tensor, c: Tensor, n: Tensor, m: Tensor, size: int, s
     return h, last, [x.new_empty((*x.shape[:2], kept, *x.shape[2:])) for x in (c, n, m)]
 
 
-@torch.library.custom_op("exgate::mlstm_cpu_backward", mutates_args=())
+@torch.library.custom_op("exgate::mlstm_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     dh: Tensor, dc_last: Tensor, dn_last: Tensor, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,
     c: Tensor, n: Tensor, m: Tensor, reset: Tensor | None, h: Tensor, cs: Tensor, ns: Tensor, ms: Tensor,
@@ -128,9 +122,8 @@ def _backward(
     found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v, i, f, c, n)]
     more = dict(zip(("dq", "dk", "dv", "di", "df", "dc", "dn"), found, strict=True))
     more |= {"h": h, "dh": dh, "dc_last": dc_last, "dn_last": dn_last, "cs": cs, "ns": ns, "ms": ms}
-    _function("exgate_mlstm_backward")(
-        byref(_call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more))
-    )
+    call = _call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more)
+    native.call("exgate_mlstm_backward", byref(call))
     return tuple(found)
 
 
