@@ -18,6 +18,7 @@ SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _forced: str | None = None  # an instruction set, or "none"
 _loaded: dict[str, ctypes.CDLL | None] = {}
 _spaces: list[Tensor] = []
+_said = False
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -28,17 +29,6 @@ def instruction_sets() -> tuple[str, ...]:
     return {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}.get(best, ("base",))
 
 
-@contextmanager
-def instruction_set(name: str) -> Iterator[None]:
-    """Use the kernels compiled for `name` inside the block ("v4", "v3", "base", "arm64"), or "none" of them."""
-    global _forced
-    before, _forced = _forced, name
-    try:
-        yield
-    finally:
-        _forced = before
-
-
 def library() -> ctypes.CDLL | None:
     """The library of kernels, loaded at the first call; None where the package was installed without it."""
     for name in instruction_sets() if _forced is None else (_forced,):
@@ -47,18 +37,39 @@ def library() -> ctypes.CDLL | None:
             _loaded[name] = ctypes.CDLL(str(path)) if path.exists() else None
         if _loaded[name] is not None:
             return _loaded[name]
-    if _forced is None and "said" not in _loaded:
-        _loaded["said"] = None
-        print("exgate: installed without compiled kernels; plain PyTorch is used, which is slower.", file=sys.stderr)
     return None
 
 
-@torch.compiler.assume_constant_result
+def _is_there() -> bool:
+    names = instruction_sets() if _forced is None else (_forced,)
+    return any((FOLDER / f"libexgate_{name}{SUFFIX}").exists() for name in names)
+
+
+_there = _is_there()  # a plain value, which torch.compile can read
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Use the kernels compiled for `name` inside the block ("v4", "v3", "base", "arm64"), or "none" of them."""
+    global _forced, _there
+    before, _forced = _forced, name
+    _there = _is_there()
+    try:
+        yield
+    finally:
+        _forced = before
+        _there = _is_there()
+
+
 def absent() -> str | None:
-    """Why there are no kernels, in words; None if there are."""
-    if library() is not None:
+    """Why there are no kernels, in words; None if there are. The first to ask is told on standard error."""
+    global _said
+    if _there:
         return None
-    return "the compiled kernels are not installed (no C++ compiler when exgate was built)"
+    if not torch.compiler.is_compiling() and not _said and _forced is None:
+        _said = True
+        print("exgate: installed without compiled kernels; plain PyTorch is used, which is slower.", file=sys.stderr)
+    return "the compiled kernels are not installed (there was no C++ compiler)"
 
 
 def refuses(*tensors: Tensor | None) -> str | None:
@@ -81,9 +92,9 @@ def threads() -> int:
 @contextmanager
 def workspace(numbers: int) -> Iterator[Tensor]:
     """At least that many float32 numbers of scratch memory, kept from one call to the next: fresh memory is dear."""
-    space = _spaces.pop() if _spaces else torch.empty(0)
+    space = _spaces.pop() if _spaces else torch.empty(0, device="cpu")
     if space.numel() < numbers:
-        space = torch.empty(numbers, dtype=torch.float32)
+        space = torch.empty(numbers, dtype=torch.float32, device="cpu")
     yield space
     if not _spaces:
         _spaces.append(space)

@@ -71,7 +71,7 @@ def test_a_chunk_of_mlstm_exports_without_custom_ops():
         program = torch.export.export(Step(case), (case.sequences, case.state))
     assert not any("exgate" in str(node.target) for node in program.graph.nodes)
     h, state = program.module()(case.sequences, case.state)
-    assert error([h, *observe(type(case.state)(*state))], case.outputs(None)) < 1e-6
+    assert error([h, *observe(type(case.state)(*state))], case.outputs(None)) < 1e-5
 
 
 class Largest(TorchDispatchMode):
