@@ -107,8 +107,8 @@ EXGATE_INLINE void tile_product(float* out, int64_t out_next, const float* a, in
 }
 
 // out = a b for columns below `width`; with `lower`, only the tiles that reach below the diagonal
-void product(float* out, int64_t out_next, const float* a, int64_t row, const float* b, int64_t next, int64_t count, int64_t height,
-             int64_t width, bool lower) {
+void product(float* out, int64_t out_next, const float* a, int64_t row, const float* b, int64_t next, int64_t count,
+             int64_t height, int64_t width, bool lower) {
     for (int64_t y = 0; y < height; y += R) {
         int64_t end = lower ? up(y + R, W) : width;
         if (end > width) end = width;
