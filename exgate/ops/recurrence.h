@@ -111,13 +111,14 @@ inline void pack_unmixing(const Sizes& s, const float* r, int64_t head, int64_t 
 }
 
 // carry[row] = draw[row] times the unmixing panels: d h_{t-1}, rows of `padded` numbers from rows of 4 `padded`
-inline void unmix(const Sizes& s, const float* draw, const float* panels, float* carry, int64_t rows) {
-    const int64_t P = s.padded();
-    for (int64_t p = 0; p < unmixing_panels(s); p++) {
+inline void unmix(const Sizes& s, const float* draw, const float* panels, float* carry, int64_t rows, bool fro) {
+    const int64_t P = s.padded(), count = unmixing_panels(s);
+    for (int64_t turn = 0; turn < count; turn++) {
+        const int64_t p = fro ? count - 1 - turn : turn;
         const float* panel = panels + p * 4 * P * 4 * W;
         const int64_t blocks = s.blocks() - p * 4;
-        row_groups(rows, [&](int64_t first, auto count) {
-            constexpr int R = decltype(count)::value;
+        row_groups(rows, [&](int64_t first, auto group) {
+            constexpr int R = decltype(group)::value;
             vf sums[R][4] = {};
             product<R, 4>(sums, draw + first * 4 * P, 4 * P, 1, panel, 4 * P);
             for (int i = 0; i < R; i++)

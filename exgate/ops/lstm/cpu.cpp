@@ -28,7 +28,8 @@ void forward(const Call& a, int64_t head, int64_t first, int64_t rows, const X* 
         if (a.reset)
             for (int64_t i = 0; i < rows; i++)
                 if (a.reset[(first + i) * s.steps + t]) clear(s, h, i, 0.0f), clear(s, c, i, 0.0f);
-        for (int64_t j = 0; j < J; j++) {
+        for (int64_t turn = 0; turn < J; turn++) {
+            const int64_t j = t % 2 ? J - 1 - turn : turn;  // to and fro: the weights last used are still in cache
             const int64_t left = K - j * W;
             vf p_i = {}, p_f = {}, p_o = {};
             if (a.peephole) {
@@ -135,7 +136,7 @@ void backward(const Call& a, int64_t head, int64_t first, int64_t rows, const fl
                     store(out + 3 * P, d_o), store(to + 3 * s.row(), d_o, left);
                 }
             }
-            unmix(s, draw, a.panels, carry, rows);
+            unmix(s, draw, a.panels, carry, rows, t % 2);
             if (a.reset)
                 for (int64_t i = 0; i < rows; i++)
                     if (a.reset[(first + i) * s.steps + t]) clear(s, carry, i, 0.0f), clear(s, dc, i, 0.0f);

@@ -46,7 +46,8 @@ void forward(const Call& a, int64_t head, int64_t first, int64_t rows, const X* 
                     clear(s, h, i, 0.0f), clear(s, c, i, 0.0f), clear(s, n, i, 0.0f);
                     clear(s, m, i, -__builtin_inff());
                 }
-        for (int64_t j = 0; j < J; j++) {
+        for (int64_t turn = 0; turn < J; turn++) {
+            const int64_t j = t % 2 ? J - 1 - turn : turn;  // to and fro: the weights last used are still in cache
             const int64_t left = K - j * W;
             row_groups(rows, [&](int64_t i0, auto count) {
                 constexpr int R = decltype(count)::value;
@@ -160,7 +161,7 @@ void backward(const Call& a, int64_t head, int64_t first, int64_t rows, const fl
                     store(out + 3 * P, d_o), store(to + 3 * s.row(), d_o, left);
                 }
             }
-            unmix(s, draw, a.panels, carry, rows);
+            unmix(s, draw, a.panels, carry, rows, t % 2);
             if (a.reset)
                 for (int64_t i = 0; i < rows; i++)
                     if (a.reset[(first + i) * s.steps + t])
