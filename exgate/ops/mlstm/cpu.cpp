@@ -45,12 +45,26 @@ struct Call {
     float eps;
 };
 
-// --- products -------------------------------------------------------------------------------------------------------
+// --- products --------------------------------------------------------------------------------------------------------
+
+// Where the processor multiplies bfloat16, operands of that type are pairs: two numbers of the inner dimension in the
+// place of one float. `pairs` says so; then inner dimensions count words of two.
+#if defined(__AVX512F__) && defined(__x86_64__)
+#define EXGATE_PAIRS 1
+EXGATE_INLINE void multiply_pairs(vf& sum, vf a, vf b) {  // there is no operator for it
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+}
+#endif
+
+template <bool pairs>
+constexpr int64_t words(int64_t numbers) {
+    return pairs ? (numbers + 1) / 2 : numbers;
+}
 
 // sum[r][n] += over x of a[r * row + x * step] * b[x * next + n * W ...]
-template <int rows, int vectors>
-EXGATE_INLINE void multiply(vf (&sum)[rows][vectors], const float* a, int64_t row, int64_t step, const float* b, int64_t next,
-                            int64_t count) {
+template <bool pairs, int rows, int vectors>
+EXGATE_INLINE void multiply(vf (&sum)[rows][vectors], const float* a, int64_t row, int64_t step, const float* b,
+                            int64_t next, int64_t count) {
 #pragma GCC unroll 2
     for (int64_t x = 0; x < count; x++) {
         vf right[vectors];
@@ -58,6 +72,16 @@ EXGATE_INLINE void multiply(vf (&sum)[rows][vectors], const float* a, int64_t ro
         for (int n = 0; n < vectors; n++) right[n] = load(b + x * next + n * W);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
+#ifdef EXGATE_PAIRS
+            if constexpr (pairs) {
+                int32_t word;
+                memcpy(&word, a + r * row + x * step, 4);
+                vf left = number(word - vi{});
+#pragma GCC unroll 4
+                for (int n = 0; n < vectors; n++) multiply_pairs(sum[r][n], left, right[n]);
+                continue;
+            }
+#endif
             vf left = splat(a[r * row + x * step]);
 #pragma GCC unroll 4
             for (int n = 0; n < vectors; n++) sum[r][n] += left * right[n];
@@ -98,15 +122,16 @@ EXGATE_INLINE void add_inner(vf (&total)[R], const vf (&sum)[R][N], const float*
 }
 
 // out (height x width) = a b, with `width` a multiple of W
-template <int vectors>
+template <bool pairs, int vectors>
 EXGATE_INLINE void tile_product(float* out, int64_t out_next, const float* a, int64_t row, const float* b, int64_t next,
                                 int64_t count) {
     vf sum[R][vectors] = {};
-    multiply(sum, a, row, 1, b, next, count);
+    multiply<pairs>(sum, a, row, 1, b, next, count);
     write(sum, out, out_next);
 }
 
 // out = a b for columns below `width`; with `lower`, only the tiles that reach below the diagonal
+template <bool pairs>
 void product(float* out, int64_t out_next, const float* a, int64_t row, const float* b, int64_t next, int64_t count,
              int64_t height, int64_t width, bool lower) {
     for (int64_t y = 0; y < height; y += R) {
@@ -114,13 +139,13 @@ void product(float* out, int64_t out_next, const float* a, int64_t row, const fl
         if (end > width) end = width;
         int64_t x = 0;
         for (; x + N * W <= end; x += N * W)
-            tile_product<N>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
+            tile_product<pairs, N>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
         for (; x < end; x += W)
-            tile_product<1>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
+            tile_product<pairs, 1>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
     }
 }
 
-// --- moving -----------------------------------------------------------------------------------------------------------
+// --- moving ----------------------------------------------------------------------------------------------------------
 
 template <int D, size_t... I>
 EXGATE_INLINE void exchange(vf& a, vf& b, std::index_sequence<I...>) {
@@ -156,6 +181,31 @@ void transpose(float* to, int64_t to_next, const float* from, int64_t next, int6
         }
 }
 
+// The operands of products: themselves, or pairs of neighbours in a row, or of neighbours in a column
+template <bool pairs>
+const float* along(float* to, const float* from, int64_t next, int64_t height, int64_t width) {
+    if (!pairs) return from;
+    for (int64_t y = 0; y < height; y++)
+        for (int64_t x = 0; x < width; x += W) store((bf16*)(to + y * next) + x, load(from + y * next + x));
+    return to;
+}
+
+EXGATE_INLINE vu rounded(vf x) {
+    vu u = (vu)x;
+    return u + 0x7fff + ((u >> 16) & 1);
+}
+
+template <bool pairs>
+const float* across(float* to, const float* from, int64_t next, int64_t height, int64_t width) {
+    if (!pairs) return from;
+    for (int64_t y = 0; y < height; y += 2)
+        for (int64_t x = 0; x < width; x += W) {
+            vu low = rounded(load(from + y * next + x)), high = rounded(load(from + (y + 1) * next + x));
+            store(to + y / 2 * next + x, (vf)((low >> 16) | (high & 0xffff0000u)));
+        }
+    return to;
+}
+
 template <class Number>
 void copy_row(float* to, const Number* from, int64_t width) {
     int64_t x = 0;
@@ -164,8 +214,8 @@ void copy_row(float* to, const Number* from, int64_t width) {
 }
 
 // `count` rows from where a chunk begins, then zeros up to `height` rows
-void copy_in(float* to, int64_t next, const Call& call, const Strided& from, int64_t b, int64_t t, int64_t h, int64_t count,
-             int64_t height, int64_t width) {
+void copy_in(float* to, int64_t next, const Call& call, const Strided& from, int64_t b, int64_t t, int64_t h,
+             int64_t count, int64_t height, int64_t width) {
     int64_t at = b * from.batch + t * from.time + h * from.head;
     for (int64_t y = 0; y < count; y++, at += from.time)
         if (call.half)
@@ -219,8 +269,8 @@ class Ahead {
 
 // R rows of N vectors to (B, T, H, width) at (b, t, h, x), as far as there are steps and columns
 template <int vectors>
-EXGATE_INLINE void put(const vf (&sum)[R][vectors], const Call& call, void* to, int64_t b, int64_t t, int64_t h, int64_t x,
-                       int64_t left, int64_t width) {
+EXGATE_INLINE void put(const vf (&sum)[R][vectors], const Call& call, void* to, int64_t b, int64_t t, int64_t h,
+                       int64_t x, int64_t left, int64_t width) {
     int64_t at = ((b * call.T + t) * call.H + h) * width + x;
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
@@ -237,7 +287,7 @@ EXGATE_INLINE void put(const vf (&sum)[R][vectors], const Call& call, void* to, 
     }
 }
 
-// --- workspace: one per thread, kept between calls --------------------------------------------------------------------
+// --- workspace: one per thread, kept between calls -------------------------------------------------------------------
 
 struct Workspace {
     float* base = nullptr;
@@ -271,7 +321,7 @@ Workspace& workspace() {
     return mine;
 }
 
-// --- the scalars of a chunk ---------------------------------------------------------------------------------------------
+// --- the scalars of a chunk ------------------------------------------------------------------------------------------
 
 struct Gates {
     float *rows, *columns;  // D_ts = exp(rows_t + columns_s)
@@ -397,7 +447,7 @@ void normalizer(const Call& call, const Gates& gates, const float* q, int64_t ne
     }
 }
 
-// --- states -------------------------------------------------------------------------------------------------------------
+// --- states ----------------------------------------------------------------------------------------------------------
 
 struct State {  // padded: c (K, V) with rows `apart(V)` apart, n (K)
     float *c, *n;
@@ -420,9 +470,9 @@ struct State {  // padded: c (K, V) with rows `apart(V)` apart, n (K)
 };
 
 // to = through from + a^T b with a (count, K) and b (count, V); if `inner`, the sum of to . with
-template <bool inner>
-float advance(float* to, const float* from, float through, const float* a, int64_t a_next, const float* b, int64_t b_next,
-              int64_t count, int64_t K, int64_t V, const float* with, Ahead& ahead) {
+template <bool inner, bool pairs>
+float advance(float* to, const float* from, float through, const float* a, int64_t a_next, const float* b,
+              int64_t b_next, int64_t count, int64_t K, int64_t V, const float* with, Ahead& ahead) {
     int64_t next = apart(V);
     vf total = {};
     for (int64_t y = 0; y < up(K, PAD); y += R)
@@ -434,7 +484,7 @@ float advance(float* to, const float* from, float through, const float* a, int64
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
                 for (int n = 0; n < N; n++) sum[r][n] *= through;
-            multiply(sum, a + y, 1, a_next, b + x, b_next, count);
+            multiply<pairs>(sum, a + y, 1, a_next, b + x, b_next, words<pairs>(count));
             write(sum, to + y * next + x, next);
             if (inner) {
                 vf part[N] = {};
@@ -464,16 +514,18 @@ void scale_rows(float* rows, int64_t next, const float* factor, int64_t count, i
         for (int64_t x = 0; x < width; x += W) store(rows + s * next + x, load(rows + s * next + x) * factor[s]);
 }
 
-// --- forward ------------------------------------------------------------------------------------------------------------
+// --- forward ---------------------------------------------------------------------------------------------------------
 
+template <bool pairs>
 void forward(const Call& call, int64_t item) {
     int64_t b = item / call.H, h = item % call.H, K = call.K, V = call.V, size = up(call.L, 16);
     int64_t kp = up(K, PAD), vp = up(V, PAD), k_next = apart(K), v_next = apart(V), s_next = apart(size);
     int64_t chunks = (call.T + call.L - 1) / call.L, kept = (chunks + call.segment - 1) / call.segment - 1;
 
     Workspace& space = workspace();
-    space.reserve(State::numbers(K, V) + Gates::numbers(size) + size * (k_next + v_next) + k_next * size +
-                  kp * s_next + size * s_next + 2 * size + 1024);
+    int64_t rows = size * (k_next > v_next ? k_next : v_next);
+    space.reserve(2 * State::numbers(K, V) + Gates::numbers(size) + 6 * rows + kp * s_next + 2 * size * s_next +
+                  2 * size + 1024);
     State state;
     Gates gates;
     state.take(space, K, V);
@@ -481,6 +533,8 @@ void forward(const Call& call, int64_t item) {
     float *q = space.take(size * k_next), *k = space.take(size * k_next), *v = space.take(size * v_next);
     float *kt = space.take(kp * s_next), *scores = space.take(size * s_next);
     float *nq = space.take(size), *scales = space.take(size);
+    float *q_pairs = space.take(rows), *k_pairs = space.take(rows), *v_pairs = space.take(rows);
+    float *c_pairs = space.take(kp * v_next), *score_pairs = space.take(size * s_next);
 
     state.read(call.c + item * K * V, call.n + item * K, K, V);
     state.m = call.m[item];
@@ -496,23 +550,29 @@ void forward(const Call& call, int64_t item) {
         copy_in(q, k_next, call, call.q, b, t, h, count, height, K);
         copy_in(k, k_next, call, call.k, b, t, h, count, height, K);
         copy_in(v, v_next, call, call.v, b, t, h, count, height, V);
-        transpose(kt, s_next, k, k_next, height, kp);
-        product(scores, s_next, q, k_next, kt, s_next, K, height, height, true);
+        const float* qa = along<pairs>(q_pairs, q, k_next, height, kp);
+        const float* ka = along<pairs>(k_pairs, k, k_next, height, kp);
+        transpose(kt, s_next, ka, k_next, height, words<pairs>(kp));
+        product<pairs>(scores, s_next, qa, k_next, kt, s_next, words<pairs>(K), height, height, true);
         weigh(scores, nullptr, s_next, gates, count, height, nq);
         normalizer(call, gates, q, k_next, state.n, count, height, nq, scales);
+        const float* pa = along<pairs>(score_pairs, scores, s_next, height, height);
+        const float* va = across<pairs>(v_pairs, v, v_next, height, vp);
+        const float* ca = across<pairs>(c_pairs, state.c, v_next, kp, vp);
         for (int64_t x = 0; x < vp; x += N * W)
             for (int64_t y = 0; y < count; y += R) {
                 vf sum[R][N] = {};
-                multiply(sum, q + y * k_next, k_next, 1, state.c + x, v_next, K);
+                multiply<pairs>(sum, qa + y * k_next, k_next, 1, ca + x, v_next, words<pairs>(K));
                 scale(sum, gates.g + y);
-                multiply(sum, scores + y * s_next, s_next, 1, v + x, v_next, y + R);
+                multiply<pairs>(sum, pa + y * s_next, s_next, 1, va + x, v_next, words<pairs>(y + R));
                 scale(sum, scales + y);
                 put(sum, call, call.out, b, t + y, h, x, count - y, V);
             }
         scale_rows(k, k_next, gates.w, count, kp);
         ahead.aim(t + call.L);
         ahead.read(call.q, K), ahead.read(call.k, K), ahead.read(call.v, V), ahead.write(call.out, V);
-        advance<false>(state.c, state.c, gates.through, k, k_next, v, v_next, count, K, V, nullptr, ahead);
+        const float* kw = across<pairs>(k_pairs, k, k_next, height, kp);
+        advance<false, pairs>(state.c, state.c, gates.through, kw, k_next, va, v_next, count, K, V, nullptr, ahead);
         for (int64_t s = 0; s < count; s++) nq[s] = 1;
         advance_n(state.n, state.n, gates.through, k, k_next, nq, count, kp);
     }
@@ -520,18 +580,24 @@ void forward(const Call& call, int64_t item) {
     call.m_last[item] = state.m;
 }
 
+// --- backward --------------------------------------------------------------------------------------------------------
 
-// --- backward -----------------------------------------------------------------------------------------------------------
-
+template <bool pairs>
 struct Backward {  // what backward works with: one sequence and head
     const Call& call;
     Ahead ahead;
-    int64_t b, h, item, size, kp, vp, k_next, v_next, s_next;
+    int64_t b, h, kp, vp, k_next, v_next, s_next;
     State* states;  // before each chunk of a segment, and after the last
     Gates* gates;
     float *q, *k, *v, *dnum, *kt, *vt, *dnum_t, *dq_t, *dk_t, *dq, *dk, *scores, *dscores, *kept;
     float *nq, *scales, *dnq, *ones, *q_dq, *k_dk, *dc, *dn;
+    float *qa, *qx, *ka, *kx, *va, *vx, *dna, *dnx, *dsa, *dsx, *px, *ca, *dcx;  // operands, if they are pairs
     float boundary;  // the inner product of the state after the chunk and its gradient
+
+    Backward(const Call& call, int64_t item)
+        : call(call), ahead(call, item / call.H, item % call.H), b(item / call.H), h(item % call.H),
+          kp(up(call.K, PAD)), vp(up(call.V, PAD)), k_next(apart(call.K)), v_next(apart(call.V)),
+          s_next(apart(up(call.L, 16))) {}
 
     void read_ahead(bool all) {
         if (all) ahead.read(call.k, call.K), ahead.read(call.v, call.V);
@@ -544,14 +610,19 @@ struct Backward {  // what backward works with: one sequence and head
 };
 
 // The chunk of steps t ... t + count - 1; dc and dn are the gradients of the state after it, then of that before it.
-void Backward::chunk(int64_t t, int64_t count, const State& before, const Gates& gates) {
+template <bool pairs>
+void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const Gates& gates) {
     int64_t height = up(count, 16), K = call.K, V = call.V;
     copy_in(q, k_next, call, call.q, b, t, h, count, height, K);
     copy_in(k, k_next, call, call.k, b, t, h, count, height, K);
     copy_in(v, v_next, call, call.v, b, t, h, count, height, V);
-    transpose(kt, s_next, k, k_next, height, kp);
-    transpose(vt, s_next, v, v_next, height, vp);
-    product(scores, s_next, q, k_next, kt, s_next, K, height, height, true);
+    const float* q_along = along<pairs>(qa, q, k_next, height, kp);
+    const float* q_across = across<pairs>(qx, q, k_next, height, kp);
+    const float* k_along = along<pairs>(ka, k, k_next, height, kp);
+    const float* k_across = across<pairs>(kx, k, k_next, height, kp);
+    transpose(kt, s_next, k_along, k_next, height, words<pairs>(kp));
+    transpose(vt, s_next, along<pairs>(va, v, v_next, height, vp), v_next, height, words<pairs>(vp));
+    product<pairs>(scores, s_next, q_along, k_next, kt, s_next, words<pairs>(K), height, height, true);
     weigh(scores, kept, s_next, gates, count, height, nq);
     normalizer(call, gates, q, k_next, before.n, count, height, nq, scales);
 
@@ -566,16 +637,21 @@ void Backward::chunk(int64_t t, int64_t count, const State& before, const Gates&
         vf x = load(nq + s), d = load(dnq + s);
         store(dnq + s, abs(x) >= exp(-load(gates.m + s)) ? (x > 0.0f ? d : -d) : vf{});
     }
-    transpose(dnum_t, s_next, dnum, v_next, height, vp);
+    const float* dnum_along = along<pairs>(dna, dnum, v_next, height, vp);
+    const float* dnum_across = across<pairs>(dnx, dnum, v_next, height, vp);
+    transpose(dnum_t, s_next, dnum_along, v_next, height, words<pairs>(vp));
 
-    product(dscores, s_next, dnum, v_next, vt, s_next, V, height, height, true);
+    product<pairs>(dscores, s_next, dnum_along, v_next, vt, s_next, words<pairs>(V), height, height, true);
     for (int64_t s = 0; s < height; s++)
         for (int64_t x = 0; x <= s; x += W)
             store(dscores + s * s_next + x, (load(dscores + s * s_next + x) + dnq[s]) * load(kept + s * s_next + x));
 
     // from the states: (K, count) each, then turned
-    product(dq_t, s_next, before.c, v_next, dnum_t, s_next, V, kp, height, false);
-    product(dk_t, s_next, dc, v_next, vt, s_next, V, kp, height, false);
+    int64_t inner = words<pairs>(V);
+    const float* c_along = along<pairs>(ca, before.c, v_next, kp, vp);
+    product<pairs>(dq_t, s_next, c_along, v_next, dnum_t, s_next, inner, kp, height, false);
+    const float* dc_along = along<pairs>(ca, dc, v_next, kp, vp);
+    product<pairs>(dk_t, s_next, dc_along, v_next, vt, s_next, inner, kp, height, false);
     transpose(dq, k_next, dq_t, s_next, kp, height);
     transpose(dk, k_next, dk_t, s_next, kp, height);
     for (int64_t s = 0; s < height; s++)
@@ -584,16 +660,21 @@ void Backward::chunk(int64_t t, int64_t count, const State& before, const Gates&
             store(to_q, (load(to_q) + load(before.n + x) * dnq[s]) * gates.g[s]);
             store(to_k, (load(to_k) + load(dn + x)) * gates.w[s]);
         }
+    const float* ds_along = along<pairs>(dsa, dscores, s_next, height, height);
+    const float* ds_across = across<pairs>(dsx, dscores, s_next, height, height);
+    const float* p_across = across<pairs>(px, scores, s_next, height, height);
+    const float* dc_across = across<pairs>(dcx, dc, v_next, kp, vp);
     for (int64_t y = 0; y < count; y += R) {
+        int64_t from = words<pairs>(y), upto = words<pairs>(y + R), rest = words<pairs>(height - y);
         vf q_sums[R] = {}, k_sums[R] = {};
         for (int64_t x = 0; x < kp; x += N * W) {
             vf sum[R][N];
             read(sum, dq + y * k_next + x, k_next);
-            multiply(sum, dscores + y * s_next, s_next, 1, k + x, k_next, y + R);
+            multiply<pairs>(sum, ds_along + y * s_next, s_next, 1, k_across + x, k_next, upto);
             put(sum, call, call.dq, b, t + y, h, x, count - y, K);
             add_inner(q_sums, sum, q + y * k_next + x, k_next);
             read(sum, dk + y * k_next + x, k_next);
-            multiply(sum, dscores + y * s_next + y, 1, s_next, q + y * k_next + x, k_next, height - y);
+            multiply<pairs>(sum, ds_across + from * s_next + y, 1, s_next, q_across + from * k_next + x, k_next, rest);
             put(sum, call, call.dk, b, t + y, h, x, count - y, K);
             add_inner(k_sums, sum, k + y * k_next + x, k_next);
         }
@@ -601,10 +682,12 @@ void Backward::chunk(int64_t t, int64_t count, const State& before, const Gates&
     }
     for (int64_t x = 0; x < vp; x += N * W)
         for (int64_t y = 0; y < count; y += R) {
+            int64_t from = words<pairs>(y), rest = words<pairs>(height - y);
             vf sum[R][N] = {};
-            multiply(sum, k + y * k_next, k_next, 1, dc + x, v_next, K);
+            multiply<pairs>(sum, k_along + y * k_next, k_next, 1, dc_across + x, v_next, words<pairs>(K));
             scale(sum, gates.w + y);
-            multiply(sum, scores + y * s_next + y, 1, s_next, dnum + y * v_next + x, v_next, height - y);
+            const float *p = p_across + from * s_next + y, *dnum_rows = dnum_across + from * v_next + x;
+            multiply<pairs>(sum, p, 1, s_next, dnum_rows, v_next, rest);
             put(sum, call, call.dv, b, t + y, h, x, count - y, V);
         }
     gate_gradients(t, count, gates);
@@ -617,11 +700,14 @@ void Backward::chunk(int64_t t, int64_t count, const State& before, const Gates&
     ahead.aim(t - call.L * (more ? 1 : call.segment));
     if (!more) ahead.read(call.k, K), ahead.read(call.v, V);
     if (more) read_ahead(true);
-    boundary = advance<true>(dc, dc, gates.through, q, k_next, dnum, v_next, count, K, V, before.c, ahead);
+    dnum_across = across<pairs>(dnx, dnum, v_next, height, vp);
+    boundary = advance<true, pairs>(dc, dc, gates.through, q_across, k_next, dnum_across, v_next, count, K, V, before.c,
+                                    ahead);
     boundary += dot(before.n, dn, kp);
 }
 
-void Backward::gate_gradients(int64_t t, int64_t count, const Gates& gates) {
+template <bool pairs>
+void Backward<pairs>::gate_gradients(int64_t t, int64_t count, const Gates& gates) {
     float run = boundary;  // what the steps from here to the end of the document say
     for (int64_t s = count - 1; s >= 0; s--) {
         run += q_dq[s] - k_dk[s];
@@ -644,7 +730,8 @@ void Backward::gate_gradients(int64_t t, int64_t count, const Gates& gates) {
     }
 }
 
-void Backward::segment(int64_t first, int64_t chunks) {
+template <bool pairs>
+void Backward<pairs>::segment(int64_t first, int64_t chunks) {
     for (int64_t j = 0; j < chunks; j++) {  // the states again
         int64_t t = (first + j) * call.L, count = call.T - t < call.L ? call.T - t : call.L, height = up(count, 16);
         State &before = states[j], &after = states[j + 1];
@@ -657,7 +744,10 @@ void Backward::segment(int64_t first, int64_t chunks) {
         ahead.aim(last ? t : t + call.L);
         if (!last) ahead.read(call.k, call.K), ahead.read(call.v, call.V);
         if (j >= chunks - 2) read_ahead(false);
-        advance<false>(after.c, before.c, gates[j].through, k, k_next, v, v_next, count, call.K, call.V, nullptr, ahead);
+        const float* kw = across<pairs>(kx, k, k_next, height, kp);
+        const float* v_across = across<pairs>(vx, v, v_next, height, vp);
+        advance<false, pairs>(after.c, before.c, gates[j].through, kw, k_next, v_across, v_next, count, call.K, call.V,
+                              nullptr, ahead);
         advance_n(after.n, before.n, gates[j].through, k, k_next, ones, count, kp);
         if (last) {
             boundary = dot(after.n, dn, kp);
@@ -670,6 +760,7 @@ void Backward::segment(int64_t first, int64_t chunks) {
     }
 }
 
+template <bool pairs>
 void backward(const Call& call, int64_t item) {
     int64_t K = call.K, V = call.V, size = up(call.L, 16), kp = up(K, PAD), vp = up(V, PAD);
     int64_t k_next = apart(K), v_next = apart(V), s_next = apart(size), wide = k_next > v_next ? k_next : v_next;
@@ -677,15 +768,15 @@ void backward(const Call& call, int64_t item) {
     int64_t held = chunks < call.segment ? chunks : call.segment;
 
     Workspace& space = workspace();
-    space.reserve((held + 2) * State::numbers(K, V) + held * Gates::numbers(size) + size * (6 * wide + 3 * s_next + 16) +
+    space.reserve((held + (pairs ? 4 : 2)) * State::numbers(K, V) + held * Gates::numbers(size) +
+                  size * ((pairs ? 14 : 6) * wide + (pairs ? 6 : 3) * s_next + 16) +
                   (3 * kp + 2 * vp) * s_next + 1024 + 64 * held);
     std::vector<State> states(held + 1);
     std::vector<Gates> gates(held);
     for (State& state : states) state.take(space, K, V);
     for (Gates& gate : gates) gate.take(space, size);
-    Backward work{call, Ahead(call, item / call.H, item % call.H), item / call.H, item % call.H, item, size, kp, vp, k_next, v_next, s_next,
-                  states.data(), gates.data(), {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {},
-                  {}, {}, {}, {}, {}, {}, {}, {}, {}};
+    Backward<pairs> work(call, item);
+    work.states = states.data(), work.gates = gates.data();
     for (float** part : {&work.q, &work.k, &work.v, &work.dnum, &work.dq, &work.dk}) *part = space.take(size * wide);
     for (float** part : {&work.kt, &work.dq_t, &work.dk_t}) *part = space.take(kp * s_next);
     for (float** part : {&work.vt, &work.dnum_t}) *part = space.take(vp * s_next);
@@ -693,6 +784,13 @@ void backward(const Call& call, int64_t item) {
     for (float** part : {&work.nq, &work.scales, &work.dnq, &work.ones, &work.q_dq, &work.k_dk})
         *part = space.take(size);
     for (int64_t s = 0; s < size; s++) work.ones[s] = 1;
+
+    if (pairs) {
+        for (float** part : {&work.qa, &work.qx, &work.ka, &work.kx, &work.va, &work.vx, &work.dna, &work.dnx})
+            *part = space.take(size * wide);
+        for (float** part : {&work.dsa, &work.dsx, &work.px}) *part = space.take(size * s_next);
+        for (float** part : {&work.ca, &work.dcx}) *part = space.take(kp * v_next);
+    }
 
     State last;
     last.take(space, K, V);
@@ -709,12 +807,26 @@ void backward(const Call& call, int64_t item) {
     last.write(call.dc + item * K * V, call.dn + item * K, K, V);
 }
 
+#ifdef EXGATE_PAIRS
+bool pairwise(const Call& call) { return call.half && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
 }  // namespace
 
 EXGATE_API void exgate_mlstm_forward(const Call* call) {
-    parallel(call->B * call->H, call->threads, [&](int64_t item) { forward(*call, item); });
+    parallel(call->B * call->H, call->threads, [&](int64_t item) {
+#ifdef EXGATE_PAIRS
+        if (pairwise(*call)) return forward<true>(*call, item);
+#endif
+        forward<false>(*call, item);
+    });
 }
 
 EXGATE_API void exgate_mlstm_backward(const Call* call) {
-    parallel(call->B * call->H, call->threads, [&](int64_t item) { backward(*call, item); });
+    parallel(call->B * call->H, call->threads, [&](int64_t item) {
+#ifdef EXGATE_PAIRS
+        if (pairwise(*call)) return backward<true>(*call, item);
+#endif
+        backward<false>(*call, item);
+    });
 }
