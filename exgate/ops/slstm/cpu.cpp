@@ -64,7 +64,7 @@ void forward(const Call& a, int64_t head, int64_t first, int64_t rows, const X* 
                     vf raw_z = sums[i][2] + load(in + 2 * s.row(), left), raw_o = sums[i][3] + load(in + 3 * s.row(), left);
                     vf log_f = raw_f, slope = splat(1.0f);
                     if (!a.exp_f) {
-                        vf e = exp(number(bits(raw_f) | (int32_t)0x80000000));
+                        vf e = exp_down(number(bits(raw_f) | (int32_t)0x80000000));
                         log_f = min(raw_f, vf{}) - log1p_of_unit(e);
                         if (SAVES) slope = (raw_f < 0.0f ? splat(1.0f) : e) / (1.0f + e);
                     }
@@ -77,19 +77,16 @@ void forward(const Call& a, int64_t head, int64_t first, int64_t rows, const X* 
                     store(m + at, max(raw_i, log_f));
                     store(c + at, c1);
                     store(n + at, n1);
-                    vf e = exp(number(bits(raw_o) | (int32_t)0x80000000));
+                    vf e = exp_down(number(bits(raw_o) | (int32_t)0x80000000));
                     vf top = raw_o < 0.0f ? e : splat(1.0f);
-                    vf out;
+                    vf out = top * c1 / ((1.0f + e) * n1);
                     if (SAVES) {
                         vf o = top / (1.0f + e);
-                        out = o * (c1 / n1);
                         float* keep = gates + ((head * s.steps + t) * s.batch + b) * 4 * K + j * W;
                         store(keep, u, left);
                         store(keep + K, slope, left);
                         store(keep + 2 * K, z, left);
                         store(keep + 3 * K, o, left);
-                    } else {
-                        out = top / (1.0f + e) * (c1 / n1);
                     }
                     store(next + at, out);
                     store(y + row * s.row() + head * K + j * W, out, left);
