@@ -1,4 +1,4 @@
-"""The compiled kernels beyond the laws: instruction sets, threads, forks, no library, and what the libraries link to."""
+"""The compiled kernels beyond the laws: instruction sets, threads, forks, no library, what the libraries link to."""
 
 import os
 import subprocess

@@ -78,7 +78,9 @@ def test_any_count_writes_no_more_than_that(isa, count):
 
 @pytest.mark.parametrize("isa", SETS)
 def test_bfloat16_rounds_as_pytorch_does(isa):
-    x = torch.cat([torch.randn(1001) * 3, torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 1.00390625, 1.01171875])])
+    x = torch.cat(
+        [torch.randn(1001) * 3, torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 1.00390625, 1.01171875])]
+    )
     half, back = torch.empty(x.shape, dtype=torch.bfloat16), torch.empty_like(x)
     with native.instruction_set(isa):
         native.call("exgate_round_trip", x, half, back, x.numel())

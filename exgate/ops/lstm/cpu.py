@@ -70,7 +70,12 @@ def _(x, r, h, c, peephole, reset, saves):
     y, last = h.new_empty(batch, steps, heads, size), [h.new_empty(batch, heads, size) for _ in range(2)]
     if not saves:
         return y, *last, h.new_empty(0), h.new_empty(0)
-    return y, *last, h.new_empty(heads, steps, batch, 4, size), h.new_empty(-(-steps // native.BLOCK), batch, heads, size)
+    return (
+        y,
+        *last,
+        h.new_empty(heads, steps, batch, 4, size),
+        h.new_empty(-(-steps // native.BLOCK), batch, heads, size),
+    )
 
 
 @_backward.register_fake
