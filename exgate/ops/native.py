@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,7 +110,8 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
     return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
 
 
-def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+def contiguous(*tensors: Tensor | None) -> list[Any]:
+    """The tensors without gaps between their numbers; None stays None."""
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
@@ -118,8 +120,8 @@ def pointers(*tensors: Tensor) -> ctypes.Array:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-def call(name: str, *arguments: int | bool | Tensor | ctypes.Array | None) -> int:
-    """Call the C function `name`: integers go as int64, contiguous tensors as addresses, None as the null pointer."""
+def call(name: str, *arguments: int | bytes | Tensor | ctypes.Array | None) -> int:
+    """Call the C function `name`: integers go as int64, contiguous tensors as addresses, bytes as text, None as the null pointer."""
     found = function(name)
     found.restype = ctypes.c_int64
     return found(*(_argument(argument) for argument in arguments))

@@ -41,7 +41,8 @@ def _forward(
         native.call(
             "exgate_lstm_forward", *sizes, half, x, r, state, peephole, reset, y, gates, kept, space, threads
         )  # fmt: skip
-    return y, *last, h.new_empty(0) if gates is None else gates, h.new_empty(0) if kept is None else kept
+    empty = h.new_empty(0)
+    return y, last[0], last[1], empty if gates is None else gates, empty if kept is None else kept
 
 
 @torch.library.custom_op("exgate::lstm_cpu_backward", mutates_args=(), device_types="cpu")
@@ -61,7 +62,7 @@ def _backward(
             "exgate_lstm_backward", *sizes, dy, r, y, h, gates, kept, peephole, reset, states, dx, dr, dpeephole,
             space, threads,
         )  # fmt: skip
-    return dx, dr, *first, dpeephole.sum(0)
+    return dx, dr, first[0], first[1], dpeephole.sum(0)
 
 
 @_forward.register_fake

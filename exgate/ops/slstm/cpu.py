@@ -39,7 +39,8 @@ def _forward(
         state = native.pointers(*first, *last)
         half = x.dtype == torch.bfloat16
         native.call("exgate_slstm_forward", *sizes, half, exp_f, x, r, state, reset, y, gates, kept, space, threads)
-    return y, *last, h.new_empty(0) if gates is None else gates, h.new_empty(0) if kept is None else kept
+    empty = h.new_empty(0)
+    return y, last[0], last[1], last[2], last[3], empty if gates is None else gates, empty if kept is None else kept
 
 
 @torch.library.custom_op("exgate::slstm_cpu_backward", mutates_args=(), device_types="cpu")
@@ -55,7 +56,7 @@ def _backward(
     with native.workspace(native.call("exgate_slstm_space", *sizes, True, threads)) as space:
         states = native.pointers(*last, *first)
         native.call("exgate_slstm_backward", *sizes, dy, r, y, h, gates, kept, reset, states, dx, dr, space, threads)
-    return dx, dr, *first
+    return dx, dr, first[0], first[1], first[2]
 
 
 @_forward.register_fake
