@@ -1,13 +1,20 @@
 // mLSTM, chunk by chunk, forward and backward: one pass per sequence and head, everything of a chunk in cache.
 //
-// The equations and their names (D, P, g, w, rows, columns) are those of eager.py; docs/design/003 has the counts.
+// The equations and their names (D, P, g, w, rows, columns) are those of eager.py. Operations per step and head:
+// forward 4 K V + L (K + V), backward 8 K V + L (3 K + 2 V), and 2 K V (1 - 1 / segment) for the states that backward
+// computes again; half of the scores are above the diagonal and left out. Kept: one state per segment, a few chunks.
+//
 // A chunk's q, k and v are copied to padded rows first: any strides and types outside, whole vectors inside. Rows are
-// an odd number of 16 floats apart, so that a column of blocks does not fall into one set of the cache. Backward runs
-// over segments of a few chunks: forward keeps one state per segment, backward computes those between again.
+// an odd number of 16 floats apart, so that a column of blocks does not fall into one set of the cache. What is next to
+// be read lies in other heads' rows, where the processor does not guess it, so it is fetched ahead. A product reads its
+// left side number by number and its right side in vectors; which one is turned depends on which is smaller, so that no
+// state ever is: the gradients of q and k come out as (K, L).
+
 #include <math.h>
 #include <stdlib.h>
 
 #include <utility>
+#include <vector>
 
 #include "../pool.h"
 #include "../vector.h"
