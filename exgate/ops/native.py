@@ -121,7 +121,7 @@ def pointers(*tensors: Tensor) -> ctypes.Array:
 
 
 def call(name: str, *arguments: int | bytes | Tensor | ctypes.Array | None) -> int:
-    """Call the C function `name`: integers go as int64, contiguous tensors as addresses, bytes as text, None as the null pointer."""
+    """Call the C function `name`: integers as int64, contiguous tensors as addresses, bytes as text, None as null."""
     found = function(name)
     found.restype = ctypes.c_int64
     return found(*(_argument(argument) for argument in arguments))

@@ -41,8 +41,9 @@ def _forward(
         native.call(
             "exgate_lstm_forward", *sizes, half, x, r, state, peephole, reset, y, gates, kept, space, threads
         )  # fmt: skip
-    empty = h.new_empty(0)
-    return y, last[0], last[1], empty if gates is None else gates, empty if kept is None else kept
+    if gates is None or kept is None:
+        return y, last[0], last[1], h.new_empty(0), h.new_empty(0)
+    return y, last[0], last[1], gates, kept
 
 
 @torch.library.custom_op("exgate::lstm_cpu_backward", mutates_args=(), device_types="cpu")

@@ -39,8 +39,9 @@ def _forward(
         state = native.pointers(*first, *last)
         half = x.dtype == torch.bfloat16
         native.call("exgate_slstm_forward", *sizes, half, exp_f, x, r, state, reset, y, gates, kept, space, threads)
-    empty = h.new_empty(0)
-    return y, last[0], last[1], last[2], last[3], empty if gates is None else gates, empty if kept is None else kept
+    if gates is None or kept is None:
+        return y, last[0], last[1], last[2], last[3], h.new_empty(0), h.new_empty(0)
+    return y, last[0], last[1], last[2], last[3], gates, kept
 
 
 @torch.library.custom_op("exgate::slstm_cpu_backward", mutates_args=(), device_types="cpu")
