@@ -1,6 +1,6 @@
-"""mLSTM on the processor's vectors: cpu.cpp as custom ops. It computes in float32, and so does not take float64."""
+"""mLSTM on the vectors of the CPU: cpu.cpp as custom ops. States are float32 there, so float64 is refused."""
 
-from ctypes import Structure, byref, c_float, c_int64, c_void_p
+from ctypes import Structure, c_float, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -99,8 +99,9 @@ def _forward(
     if saves:
         more |= zip(("cs", "ns", "ms"), kept, strict=True)
     call = _call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more)
-    native.call("exgate_mlstm_forward", byref(call))
-    return h, *last, *kept
+    native.call("exgate_mlstm_forward", bytes(call))
+    (c, n, m), (cs, ns, ms) = last, kept
+    return h, c, n, m, cs, ns, ms
 
 
 def _outputs(q: Tensor, v: Tensor, c: Tensor, n: Tensor, m: Tensor, size: int, saves: bool):
@@ -123,14 +124,16 @@ def _backward(
     more = dict(zip(("dq", "dk", "dv", "di", "df", "dc", "dn"), found, strict=True))
     more |= {"h": h, "dh": dh, "dc_last": dc_last, "dn_last": dn_last, "cs": cs, "ns": ns, "ms": ms}
     call = _call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more)
-    native.call("exgate_mlstm_backward", byref(call))
-    return tuple(found)
+    native.call("exgate_mlstm_backward", bytes(call))
+    dq, dk, dv, di, df, dc, dn = found
+    return dq, dk, dv, di, df, dc, dn
 
 
 @_forward.register_fake
 def _(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, saves):
     h, last, kept = _outputs(q, v, c, n, m, size, saves)
-    return h, *last, *kept
+    (c, n, m), (cs, ns, ms) = last, kept
+    return h, c, n, m, cs, ns, ms
 
 
 @_backward.register_fake
