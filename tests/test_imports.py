@@ -137,22 +137,11 @@ def test_public_names():
 
 
 def test_type_marker_and_recipes_are_packaged():
-    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]
     assert (PACKAGE / "py.typed").is_file()
-    assert build["wheel"]["packages"] == ["exgate"]
-    assert "exclude" not in build["wheel"]
-    assert build["wheel"]["force-include"] == {"recipes": "exgate/recipes"}
+    assert build["wheel"]["packages"] == {"exgate": "exgate", "exgate/recipes": "recipes"}
+    assert build["wheel"]["py-api"] == "py3"
     assert list((ROOT / "recipes").glob("*.toml"))
-
-
-def test_wheel_holds_the_marker_and_the_recipes():
-    # hatchling itself says what goes into the wheel; building it takes longer.
-    hatchling = pytest.importorskip("hatchling.builders.wheel", reason="hatchling comes with the extra 'dev'")
-    wheel = hatchling.WheelBuilder(str(ROOT))
-    packed = {file.distribution_path for file in wheel.recurse_included_files()}
-    assert {"exgate/py.typed", "exgate/__init__.py"} <= packed
-    assert any(name.startswith("exgate/recipes/") and name.endswith(".toml") for name in packed)
-    assert not any(name.startswith(("tests/", "docs/")) or name.endswith(".pyc") for name in packed)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from exgate.ops import MLSTMState, conv, lstm, mlstm, slstm, use_backend
-from exgate.ops.mlstm import eager, reference
+from exgate.ops import MLSTMState, conv, lstm, mlstm, native, slstm, use_backend
+from exgate.ops.mlstm import cpu, eager, reference
 from tests.ops.contract import SPECS, Case, error
 
 B, T, H, K, V = 2, 5, 4, 3, 6
@@ -36,7 +36,7 @@ def _slstm(x=None, **options):
         (lambda: _mlstm(chunk_size=0), "chunk_size is 0; it should be at least 1"),
         (lambda: _mlstm(reset=torch.zeros(B, T)), "reset has type torch.float32; it should be torch.bool"),
         (lambda: _mlstm(reset=torch.zeros(B, 7, dtype=torch.bool)), "mlstm: reset has T=7"),
-        (lambda: _mlstm(backend="cuda"), "mlstm: there is no backend 'cuda'. Use one of 'eager', 'reference'"),
+        (lambda: _mlstm(backend="cuda"), "mlstm: there is no backend 'cuda'. Use one of 'cpu', 'eager', 'reference'"),
         (
             lambda: _mlstm(state=MLSTMState(torch.zeros(B, H, K, K), torch.zeros(B, H, K), torch.zeros(B, H))),
             "mlstm: state.c has V=3 in shape (2, 4, 3, 3) = (B, H, K, V), but q and v has V=6",
@@ -81,6 +81,7 @@ class Refusing:
 def test_the_first_backend_that_does_not_refuse_runs(monkeypatch):
 
     backends = sys.modules["exgate.ops.mlstm"].BACKENDS
+    monkeypatch.setitem(backends, "cpu", Refusing)
     monkeypatch.setitem(backends, "eager", Refusing)
     assert _mlstm()[0].shape == (B, T, H, V)
     with pytest.raises(ValueError, match="backend 'eager' cannot take this call: K=3 is not a multiple of 16"):
@@ -88,8 +89,8 @@ def test_the_first_backend_that_does_not_refuse_runs(monkeypatch):
 
 
 def test_use_backend_holds_inside_its_block_only(monkeypatch):
-    ran = []
-    for backend in (eager, reference):
+    ran, best = [], next(b for b in (cpu, eager) if b is eager or not native.absent())
+    for backend in {best, eager, reference}:
         run = backend.run
         monkeypatch.setattr(backend, "run", lambda *args, b=backend, run=run: (ran.append(b), run(*args))[1])
     with use_backend("reference"):
@@ -98,7 +99,7 @@ def test_use_backend_holds_inside_its_block_only(monkeypatch):
     _mlstm()
     with use_backend("a backend that no op has"):
         _mlstm()
-    assert ran == [reference, eager, eager, eager]
+    assert ran == [reference, eager, best, best]
 
 
 @pytest.mark.parametrize("name", SPECS)

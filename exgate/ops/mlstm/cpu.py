@@ -1,0 +1,155 @@
+"""mLSTM on the vectors of the CPU: cpu.cpp as custom ops. States are float32 there, so float64 is refused."""
+
+from ctypes import Structure, c_float, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from exgate.ops import native
+from exgate.ops.mlstm import reference
+
+CHUNK = 32  # steps: as few as keep the products' tiles full, since half of a chunk's scores are never needed
+LARGEST = 256  # longer chunks are cut: the function is the same, and the scores stay in cache
+SEGMENT = 128  # steps between the states that forward keeps for backward, which computes the others again
+
+
+class _Strided(Structure):
+    _fields_ = (("data", c_void_p), ("batch", c_int64), ("time", c_int64), ("head", c_int64))
+
+
+class _Call(Structure):
+    _fields_ = (
+        *((name, _Strided) for name in ("q", "k", "v", "i", "f", "h", "dh")),
+        *((name, c_void_p) for name in ("c", "n", "m", "reset")),
+        *((name, c_void_p) for name in ("out", "c_last", "n_last", "m_last", "cs", "ns", "ms")),
+        *((name, c_void_p) for name in ("dc_last", "dn_last", "dq", "dk", "dv", "di", "df", "dc", "dn")),
+        *((name, c_int64) for name in ("B", "T", "H", "K", "V", "L", "segment")),
+        *((name, c_int64) for name in ("half", "exponential", "normalize", "threads")),
+        ("eps", c_float),
+    )
+
+
+def refuses(q, k, v, i, f, state, *options) -> str | None:
+    return native.refuses(q, k, v, i, f, *state)
+
+
+def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, reset: Tensor | None, chunk_size):
+    if q.shape[1] == 1:  # a step needs no chunk
+        return reference.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
+    kind = q.dtype
+    if kind != torch.bfloat16:
+        q, k, v = q.float(), k.float(), v.float()
+    c, n, m = state
+    saves = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, i, f, c, n))
+    options = (min(chunk_size or CHUNK, LARGEST), input_gate == "exp", normalize, eps, saves)
+    h, c, n, m, *_ = torch.ops.exgate.mlstm_cpu(q, k, v, i.float(), f.float(), c, n, m, reset, *options)
+    return h.to(kind), type(state)(c, n, m.detach())
+
+
+def _strided(x: Tensor) -> _Strided:
+    return _Strided(x.data_ptr(), x.stride(0), x.stride(1), x.stride(2))
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x with the numbers of a row side by side; the rows may lie anywhere."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _call(q, k, v, i, f, c, n, m, reset, size: int, exponential: bool, normalize: bool, eps: float, **more) -> _Call:
+    """The arguments of both kernels. The caller keeps the tensors alive."""
+    for name, x in more.items():
+        more[name] = _strided(x) if name in ("h", "dh") else x.data_ptr()
+    batch, steps, heads, key = q.shape
+    return _Call(
+        **{name: _strided(x) for name, x in (("q", q), ("k", k), ("v", v), ("i", i), ("f", f))},
+        **{name: x.data_ptr() for name, x in (("c", c), ("n", n), ("m", m))},
+        reset=None if reset is None else reset.data_ptr(),
+        **dict(zip("BTHKVL", (batch, steps, heads, key, v.shape[-1], size), strict=True)),
+        segment=_segment(size),
+        half=q.dtype == torch.bfloat16,
+        exponential=exponential,
+        normalize=normalize,
+        threads=native.threads(),
+        eps=eps,
+        **more,
+    )
+
+
+def _segment(size: int) -> int:
+    """Chunks between two states that are kept."""
+    return max(1, SEGMENT // size)
+
+
+def _kept(steps: int, size: int) -> int:
+    """How many states are kept: one before each segment but the first."""
+    return (steps - 1) // (size * _segment(size))
+
+
+@torch.library.custom_op("exgate::mlstm_cpu", mutates_args=(), device_types="cpu")
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, c: Tensor, n: Tensor, m: Tensor, reset: Tensor | None,
+    size: int, exponential: bool, normalize: bool, eps: float, saves: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """h, the last state, and the states before every segment but the first, for backward."""
+    q, k, v = (_rows(x) for x in (q, k, v))
+    c, n, m = (x.contiguous() for x in (c, n, m))
+    reset = None if reset is None else reset.contiguous()
+    h, last, kept = _outputs(q, v, c, n, m, size, saves)
+    more = dict(zip(("c_last", "n_last", "m_last"), last, strict=True), out=h)
+    if saves:
+        more |= zip(("cs", "ns", "ms"), kept, strict=True)
+    call = _call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more)
+    native.call("exgate_mlstm_forward", bytes(call))
+    (c, n, m), (cs, ns, ms) = last, kept
+    return h, c, n, m, cs, ns, ms
+
+
+def _outputs(q: Tensor, v: Tensor, c: Tensor, n: Tensor, m: Tensor, size: int, saves: bool):
+    kept = _kept(q.shape[1], size) if saves else 0
+    h = torch.empty_like(v, memory_format=torch.contiguous_format)
+    last = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (c, n, m)]
+    return h, last, [x.new_empty((*x.shape[:2], kept, *x.shape[2:])) for x in (c, n, m)]
+
+
+@torch.library.custom_op("exgate::mlstm_cpu_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    dh: Tensor, dc_last: Tensor, dn_last: Tensor, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,
+    c: Tensor, n: Tensor, m: Tensor, reset: Tensor | None, h: Tensor, cs: Tensor, ns: Tensor, ms: Tensor,
+    size: int, exponential: bool, normalize: bool, eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    q, k, v, h, dh = (_rows(x) for x in (q, k, v, h, dh))
+    c, n, m, dc_last, dn_last = (x.contiguous() for x in (c, n, m, dc_last, dn_last))
+    reset = None if reset is None else reset.contiguous()
+    found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v, i, f, c, n)]
+    more = dict(zip(("dq", "dk", "dv", "di", "df", "dc", "dn"), found, strict=True))
+    more |= {"h": h, "dh": dh, "dc_last": dc_last, "dn_last": dn_last, "cs": cs, "ns": ns, "ms": ms}
+    call = _call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more)
+    native.call("exgate_mlstm_backward", bytes(call))
+    dq, dk, dv, di, df, dc, dn = found
+    return dq, dk, dv, di, df, dc, dn
+
+
+@_forward.register_fake
+def _(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, saves):
+    h, last, kept = _outputs(q, v, c, n, m, size, saves)
+    (c, n, m), (cs, ns, ms) = last, kept
+    return h, c, n, m, cs, ns, ms
+
+
+@_backward.register_fake
+def _(dh, dc, dn, q, k, v, i, f, c, n, m, reset, h, cs, ns, ms, size, exponential, normalize, eps):
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v, i, f, c, n))
+
+
+def _save(ctx, inputs, output):
+    q, k, v, i, f, c, n, m, reset, *ctx.options, _ = inputs
+    h, _, _, _, *kept = output
+    ctx.save_for_backward(q, k, v, i, f, c, n, m, reset, h, *kept)
+
+
+def _gradients(ctx, dh, dc, dn, *_):
+    gradients = torch.ops.exgate.mlstm_cpu_backward(dh, dc, dn, *ctx.saved_tensors, *ctx.options)
+    return *gradients, None, None, None, None, None, None, None
+
+
+_forward.register_autograd(_gradients, setup_context=_save)

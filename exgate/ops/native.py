@@ -1,0 +1,133 @@
+"""The compiled kernels: finding the library for this processor, loading it when an op first needs it, threads."""
+
+import ctypes
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+BLOCK = 8  # steps between two states that are kept for backward, as in recurrence.h
+FOLDER = Path(__file__).parent
+SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+
+_forced: str | None = None  # an instruction set, or "none"
+_loaded: dict[str, ctypes.CDLL | None] = {}
+_spaces: list[Tensor] = []
+_said = False
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets this processor runs, best first."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return ("arm64",)
+    best = torch.backends.cpu.get_cpu_capability()
+    return {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}.get(best, ("base",))
+
+
+def library() -> ctypes.CDLL | None:
+    """The library of kernels, loaded at the first call; None where the package was installed without it."""
+    for name in instruction_sets() if _forced is None else (_forced,):
+        if name not in _loaded:
+            path = FOLDER / f"libexgate_{name}{SUFFIX}"
+            _loaded[name] = ctypes.CDLL(str(path)) if path.exists() else None
+        if _loaded[name] is not None:
+            return _loaded[name]
+    return None
+
+
+def _is_there() -> bool:
+    names = instruction_sets() if _forced is None else (_forced,)
+    return any((FOLDER / f"libexgate_{name}{SUFFIX}").exists() for name in names)
+
+
+_there = _is_there()  # a plain value, which torch.compile can read
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Use the kernels compiled for `name` inside the block ("v4", "v3", "base", "arm64"), or "none" of them."""
+    global _forced, _there
+    before, _forced = _forced, name
+    _there = _is_there()
+    try:
+        yield
+    finally:
+        _forced = before
+        _there = _is_there()
+
+
+def absent() -> str | None:
+    """Why there are no kernels, in words; None if there are. The first to ask is told on standard error."""
+    global _said
+    if _there:
+        return None
+    if not torch.compiler.is_compiling() and not _said and _forced is None:
+        _said = True
+        print("exgate: installed without compiled kernels; plain PyTorch is used, which is slower.", file=sys.stderr)
+    return "the compiled kernels are not installed (there was no C++ compiler)"
+
+
+def refuses(*tensors: Tensor | None) -> str | None:
+    """The reasons that every kernel shares: where the tensors are, float64, export, no library."""
+    for tensor in tensors:
+        if tensor is not None and tensor.device.type != "cpu":
+            return f"a tensor is on {tensor.device}, not on the CPU"
+        if tensor is not None and tensor.dtype == torch.float64:
+            return "the kernels compute in float32, and an input is float64"
+    if torch.compiler.is_exporting():
+        return "an exported program runs where the kernels may not be"
+    return absent()
+
+
+def threads() -> int:
+    """How many threads a kernel may use: PyTorch's number, one inside a DataLoader's worker."""
+    return 1 if get_worker_info() is not None else torch.get_num_threads()
+
+
+@contextmanager
+def workspace(numbers: int) -> Iterator[Tensor]:
+    """At least that many float32 numbers of scratch memory, kept from one call to the next: fresh memory is dear."""
+    space = _spaces.pop() if _spaces else torch.empty(0, device="cpu")
+    if space.numel() < numbers:
+        space = torch.empty(numbers, dtype=torch.float32, device="cpu")
+    yield space
+    if not _spaces:
+        _spaces.append(space)
+
+
+def function(name: str):
+    """The C function `name`; `call` suits most."""
+    return getattr(library(), name)
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+
+
+def contiguous(*tensors: Tensor | None) -> list[Any]:
+    """The tensors without gaps between their numbers; None stays None."""
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def pointers(*tensors: Tensor) -> ctypes.Array:
+    """An array of the tensors' addresses; hold the tensors while it is in use."""
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def call(name: str, *arguments: int | bytes | Tensor | ctypes.Array | None) -> int:
+    """Call the C function `name`: integers as int64, contiguous tensors as addresses, bytes as text, None as null."""
+    found = function(name)
+    found.restype = ctypes.c_int64
+    return found(*(_argument(argument) for argument in arguments))
+
+
+def _argument(value):
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_int64(value) if isinstance(value, int) else value
