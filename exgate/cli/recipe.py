@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import exgate
 from exgate.models import io
 
 DEFAULT = "small"
@@ -176,7 +175,7 @@ def find(where: str) -> Path:
 
 def names() -> dict[str, Path]:
     """The recipes that come with exgate: beside the package in a checkout, inside it when installed."""
-    package = Path(exgate.__path__[0])
+    package = Path(__file__).parent.parent
     files = [file for folder in (package / "recipes", package.parent / "recipes") for file in folder.glob("*.toml")]
     return {file.stem: file for file in sorted(files)}
 
