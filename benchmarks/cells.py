@@ -12,6 +12,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -36,7 +37,7 @@ def _both(call: Callable[[], torch.Tensor], leaves: list[torch.Tensor]) -> dict[
     return {"forward": forward, "both": both}
 
 
-def _slstm(hidden: int, batch: int, steps: int) -> dict[str, dict[str, Callable]]:
+def _slstm(hidden: int, batch: int, steps: int, names: tuple[str, ...]) -> dict[str, dict[str, Callable]]:
     from xlstm.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
 
     size = hidden // HEADS
@@ -47,11 +48,13 @@ def _slstm(hidden: int, batch: int, steps: int) -> dict[str, dict[str, Callable]
     flat = x.detach().flatten(2).clone().requires_grad_()
     lstm = torch.nn.LSTM(hidden, hidden)
     sequence = torch.randn(steps, batch, hidden, requires_grad=True)
-    return {
-        "exgate": _both(lambda: ops.slstm(x, r, backend="eager")[0], [x, r]),
-        "xlstm": _both(lambda: theirs(flat)[0], [flat, *theirs.parameters()]),
-        "nn.LSTM": _both(lambda: lstm(sequence)[0], [sequence, *lstm.parameters()]),
+    calls = {
+        "eager": (lambda: ops.slstm(x, r, backend="eager")[0], [x, r]),
+        "cpu": (lambda: ops.slstm(x, r, backend="cpu")[0], [x, r]),
+        "xlstm": (lambda: theirs(flat)[0], [flat, *theirs.parameters()]),
+        "nn.LSTM": (lambda: lstm(sequence)[0], [sequence, *lstm.parameters()]),
     }
+    return {name: _both(*calls[name]) for name in names}
 
 
 def _mlstm(batch: int, steps: int, size: int, names: tuple[str, ...]) -> dict[str, dict[str, Callable]]:
@@ -65,7 +68,8 @@ def _mlstm(batch: int, steps: int, size: int, names: tuple[str, ...]) -> dict[st
     gates = [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in (i, f)]
     tall = [x.detach()[..., None].clone().requires_grad_() for x in gates]
     calls = {
-        "exgate": (lambda: ops.mlstm(*ours, i, f, eps=1e-6, backend="eager")[0], [*ours, i, f]),
+        "eager": (lambda: ops.mlstm(*ours, i, f, eps=1e-6, backend="eager")[0], [*ours, i, f]),
+        "cpu": (lambda: ops.mlstm(*ours, i, f, eps=1e-6, backend="cpu")[0], [*ours, i, f]),
         "native_custbw": (
             lambda: mlstm_chunkwise__native_custbw(q, k, v, *gates, chunk_size=64, eps=1e-6),
             [q, k, v, *gates],
@@ -84,18 +88,21 @@ def _compare(contenders: dict[str, dict[str, Callable]], seconds: float) -> dict
 
 
 def _ratios(found: dict, peers: list[str]) -> list[str]:
+    """Cells of a row: our two backends with their spread, then each peer with how many times as long it takes."""
     cells = []
     for kind in ("forward", "both"):
-        ours = found[kind]["exgate"]
-        cells.append(f"{ours['median']:.1f} [{ours['min']:.1f}, {ours['max']:.1f}]")
+        eager, cpu = found[kind]["eager"], found[kind]["cpu"]
+        cells += [f"{ours['median']:.1f} [{ours['min']:.1f}, {ours['max']:.1f}]" for ours in (eager, cpu)]
         for peer in peers:
             theirs = found[kind].get(peer)
-            cells.append(f"{theirs['median']:.1f} ({theirs['median'] / ours['median']:.2f}x)" if theirs else "-")
+            times = theirs and ", ".join(f"{theirs['median'] / ours['median']:.2f}x" for ours in (eager, cpu))
+            cells.append(f"{theirs['median']:.1f} ({times})" if theirs else "-")
     return cells
 
 
 def _header(first: str, peers: list[str]) -> list[str]:
-    return [first, *(f"{kind}, {name}" for kind in ("forward", "f+b") for name in ("exgate [min, max]", *peers))]
+    columns = ("eager [min, max]", "cpu [min, max]", *peers)
+    return [first, *(f"{kind}, {name}" for kind in ("forward", "f+b") for name in columns)]
 
 
 def _slope(steps: list[int], spans: list[float]) -> float:
@@ -109,19 +116,15 @@ def _slope(steps: list[int], spans: list[float]) -> float:
 def growth(quick: bool) -> tuple[dict, list[list[str]]]:
     """Milliseconds forward and backward over T, and the slope in the log-log plane."""
     result, rows = {}, []
+    short, long = ([256, 512, 1024], [512, 1024, 2048]) if quick else ([256, 1024, 4096], [1024, 4096, 16384])
     cases = {
-        "sLSTM exgate": (
-            [256, 512, 1024] if quick else [256, 512, 1024, 2048, 4096],
-            lambda t: _slstm(256, 8, t)["exgate"],
-        ),
-        "sLSTM xlstm": ([128, 256] if quick else [128, 256, 512], lambda t: _slstm(256, 8, t)["xlstm"]),
-        "mLSTM exgate": (
-            [512, 1024, 2048] if quick else [1024, 2048, 4096, 8192, 16384],
-            lambda t: _mlstm(1, t, 128, ("exgate",))["exgate"],
-        ),
+        **{f"sLSTM {name}": (short, partial(_slstm, 256, 8), name) for name in ("eager", "cpu")},
+        "sLSTM xlstm": ([128, 256] if quick else [128, 256, 512], partial(_slstm, 256, 8), "xlstm"),
+        **{f"mLSTM {name}": (long, lambda t, names: _mlstm(1, t, 128, names), name) for name in ("eager", "cpu")},
     }
-    for name, (steps, make) in cases.items():
-        spans = [side_by_side({"call": make(t)["both"]}, seconds=4, rounds=5)["call"]["median"] for t in steps]
+    for name, (steps, make, who) in cases.items():
+        calls = (make(t, (who,))[who]["both"] for t in steps)
+        spans = [side_by_side({"call": call}, seconds=4, rounds=5)["call"]["median"] for call in calls]
         result[name] = {"steps": steps, "milliseconds": spans, "slope": _slope(steps, spans)}
         listed = ", ".join(f"{t}: {span:.0f}" for t, span in zip(steps, spans, strict=True))
         rows.append([name, listed, f"{_slope(steps, spans):.2f}"])
@@ -157,13 +160,11 @@ def slstm(quick: bool, seconds: float) -> tuple[dict, str]:
     slow = {(256, 32, 256), (1024, 8, 256)}  # the published loop takes up to half a minute there
     result, rows = {}, []
     for case in sizes:
-        contenders = _slstm(*case)
-        if case in slow:
-            del contenders["xlstm"]
-        result[",".join(map(str, case))] = found = _compare(contenders, seconds)
+        names = ("eager", "cpu", *(("nn.LSTM",) if case in slow else ("xlstm", "nn.LSTM")))
+        result[",".join(map(str, case))] = found = _compare(_slstm(*case, names), seconds)
         rows.append([", ".join(map(str, case)), *_ratios(found, ["xlstm", "nn.LSTM"])])
         print(rows[-1], flush=True)
-    title = "**sLSTM cell**, 4 heads, float32, milliseconds (peer over exgate in brackets):\n\n"
+    title = "**sLSTM cell**, 4 heads, float32, milliseconds (in brackets: how many times as long as eager, as cpu):\n\n"
     return result, title + table(_header("H, B, T", ["xlstm", "nn.LSTM"]), rows)
 
 
@@ -173,21 +174,22 @@ def mlstm(quick: bool, seconds: float) -> tuple[dict, str]:
     peers = ["native_custbw", "xlstm parallel", "SDPA"]
     result, rows = {}, []
     for case in small if quick else [(1, 1024, 64), *small, *large]:
-        names = ("exgate", *(peer for peer in peers if case[1] <= 1024 or peer != "xlstm parallel"))
+        names = ("eager", "cpu", *(peer for peer in peers if case[1] <= 1024 or peer != "xlstm parallel"))
         result[",".join(map(str, case))] = found = _compare(_mlstm(*case, names), seconds)
         rows.append([", ".join(map(str, case)), *_ratios(found, peers)])
         print(rows[-1], flush=True)
-    title = "**mLSTM**, 4 heads, float32, chunks of 64 for the peer, milliseconds (peer over exgate in brackets):\n\n"
+    title = "**mLSTM**, 4 heads, float32, milliseconds (in brackets: how many times as long as eager, as cpu):\n\n"
     return result, title + table(_header("B, T, K=V", peers), rows)
 
 
 def memory(quick: bool) -> tuple[dict, str]:
     """Peak memory of mLSTM beside the published chunkwise form."""
     steps = 1024 if quick else 4096
-    found = {name: _peak_apart(name, (1, steps, 128)) for name in ("exgate", "native_custbw")}
+    found = {name: _peak_apart(name, (1, steps, 128)) for name in ("eager", "cpu", "native_custbw")}
+    listed = ", ".join(f"{name} {megabytes:.0f} MB" for name, megabytes in found.items())
     text = (
-        f"Peak memory above the inputs, forward and backward, B=1, T={steps}, K=V=128, in a process of its own with "
-        f"glibc's default allocator: exgate {found['exgate']:.0f} MB, native_custbw {found['native_custbw']:.0f} MB."
+        f"Peak memory above the inputs, mLSTM forward and backward, B=1, T={steps}, K=V=128, in a process of its own, "
+        f"with glibc's default allocator: {listed}."
     )
     return found, text
 
