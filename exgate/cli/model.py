@@ -65,7 +65,7 @@ def _path(run: str) -> Path:
         return path
     # "runs/smal" is a slip where there is a folder "runs", "organisation/name" a name on the hub where there is none.
     if run.count("/") == 1 and not run.startswith((".", "~", "/")) and not path.parent.is_dir():
-        return io._local(run)
+        return io.local(run)
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     hint = f"Did you mean '{path.parent / near[0]}'?" if near else "`exgate train` makes one."

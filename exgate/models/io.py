@@ -130,7 +130,7 @@ def load(
         ValueError: nothing there, not a model, damaged file, or tensors that do not fit: each with its name.
     Cost: the tensors are read one by one into the parameters; there is no second copy of the model.
     """
-    weights, config = _open(_local(path))
+    weights, config = _open(local(path))
     if isinstance(config.get("model"), str):
         reading = Reading(config.pop("model"), config, {}, {key: ((key,), _same) for key in weights.shapes})
     else:
@@ -190,7 +190,7 @@ def _checked(cls: type, key: str, value: Any) -> Any:
     return value
 
 
-def _local(path: str | os.PathLike[str]) -> Path:
+def local(path: str | os.PathLike[str]) -> Path:
     """The path itself, or the folder to which a name on the Hugging Face hub was downloaded."""
     local = Path(path).expanduser()
     if local.exists():

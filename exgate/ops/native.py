@@ -106,10 +106,6 @@ def function(name: str):
     return getattr(library(), name)
 
 
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
-
-
 def contiguous(*tensors: Tensor | None) -> list[Any]:
     """The tensors without gaps between their numbers; None stays None."""
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]

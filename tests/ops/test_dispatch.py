@@ -79,7 +79,6 @@ class Refusing:
 
 
 def test_the_first_backend_that_does_not_refuse_runs(monkeypatch):
-
     backends = sys.modules["exgate.ops.mlstm"].BACKENDS
     monkeypatch.setitem(backends, "cpu", Refusing)
     monkeypatch.setitem(backends, "eager", Refusing)

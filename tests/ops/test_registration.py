@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from exgate.ops import mlstm, native
+from exgate.ops import native
+from exgate.ops.mlstm import eager
 from tests.ops.contract import SPECS, Case, error, observe
 
 
@@ -71,7 +72,7 @@ def test_a_chunk_of_mlstm_exports_without_custom_ops():
         program = torch.export.export(Step(case), (case.sequences, case.state))
     assert not any("exgate" in str(node.target) for node in program.graph.nodes)
     h, state = program.module()(case.sequences, case.state)
-    assert error([h, *observe(type(case.state)(*state))], case.outputs(None)) < 1e-5
+    assert error([h, *observe(type(case.state)(*state))], case.outputs("eager")) < 1e-6
 
 
 class Largest(TorchDispatchMode):
@@ -88,14 +89,19 @@ class Largest(TorchDispatchMode):
 
 
 def test_mlstm_memory_is_linear_in_time():
-    """Twice the steps, at most twice the largest tensor, forward and backward, and no (T, T) among them."""
+    """Twice the steps, at most twice the largest tensor, forward and backward, and no (T, T) among them.
+
+    The plain functions are called: inside a custom op no mode sees what is made.
+    """
     largest = []
     for time in (1024, 2048):
-        q, k, v = (torch.randn(1, time, 2, 16, requires_grad=True) for _ in range(3))
-        i, f = (torch.randn(1, time, 2, requires_grad=True) for _ in range(2))
+        q, k, v = (torch.randn(1, time, 2, 16) for _ in range(3))
+        i, f = (torch.randn(1, time, 2) for _ in range(2))
+        c, n, m = torch.zeros(1, 2, 16, 16), torch.zeros(1, 2, 16), torch.zeros(1, 2)
+        options = (64, True, True, 0.0)
         with Largest() as mode:
-            h, _ = mlstm(q, k, v, i, f)
-            h.sum().backward()
+            h, *last = eager._chunkwise(q, k, v, i, f, c, n, m, None, *options, True)
+            eager._chunkwise_backward(h, c, n, q, k, v, i, f, m, None, h, *last[3:], *options)
         largest.append(mode.numbers)
-    assert largest[1] <= 2 * largest[0] + 2 * 16 * 17
+    assert largest[1] <= 2 * largest[0]
     assert largest[1] < 2048 * 2048 / 8

@@ -192,8 +192,7 @@ def _chunkwise(
 _forward = torch.library.custom_op("exgate::mlstm_eager", _chunkwise, mutates_args=())
 
 
-@torch.library.custom_op("exgate::mlstm_eager_backward", mutates_args=())
-def _backward(
+def _chunkwise_backward(
     dh: Tensor, dc: Tensor, dn: Tensor, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, m: Tensor,
     reset: Tensor | None, h: Tensor, cs: Tensor, ns: Tensor, nqs: Tensor,
     size: int, exponential: bool, normalize: bool, eps: float,
@@ -249,6 +248,9 @@ def _backward(
         df = df.masked_fill(reset[..., None], 0.0)
     di = di if exponential else di * torch.sigmoid(-i)
     return dq, dk, dv, di, df * torch.sigmoid(-f), dc.clone(), dn.clone()
+
+
+_backward = torch.library.custom_op("exgate::mlstm_eager_backward", _chunkwise_backward, mutates_args=())
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
