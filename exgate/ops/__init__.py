@@ -5,8 +5,20 @@
 
 from exgate.ops.conv import ConvState, conv
 from exgate.ops.dispatch import use_backend
+from exgate.ops.linear import linear
 from exgate.ops.lstm import LSTMState, lstm
 from exgate.ops.mlstm import MLSTMState, mlstm
 from exgate.ops.slstm import SLSTMState, slstm
 
-__all__ = ["ConvState", "LSTMState", "MLSTMState", "SLSTMState", "conv", "lstm", "mlstm", "slstm", "use_backend"]
+__all__ = [
+    "ConvState",
+    "LSTMState",
+    "MLSTMState",
+    "SLSTMState",
+    "conv",
+    "linear",
+    "lstm",
+    "mlstm",
+    "slstm",
+    "use_backend",
+]

@@ -85,6 +85,11 @@ def refuses(*tensors: Tensor | None) -> str | None:
     return absent()
 
 
+def saves(*tensors: Tensor | None) -> bool:
+    """Whether a backward pass may follow, for which a kernel has to keep what it needs."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def threads() -> int:
     """How many threads a kernel may use: PyTorch's number, one inside a DataLoader's worker."""
     return 1 if get_worker_info() is not None else torch.get_num_threads()

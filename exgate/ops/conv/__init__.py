@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from exgate.ops.conv import eager, reference
+from exgate.ops.conv import cpu, eager, reference
 from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, state_type
 
-BACKENDS = {"eager": eager, "reference": reference}
+BACKENDS = {"cpu": cpu, "eager": eager, "reference": reference}
 
 
 class ConvState(NamedTuple):
@@ -35,7 +35,7 @@ def conv(
         bias: (D,) or None.
         state: where to continue from; None starts with zeros. Never modified.
         reset: (B, T), True where a new document begins: earlier inputs are not seen from there on.
-        backend: 'eager' or 'reference'; None takes the first that can.
+        backend: 'cpu', 'eager' or 'reference'; None takes the first that can.
     Returns:
         y: (B, T, D) in x's type, and the state: the last J-1 inputs.
     Raises:

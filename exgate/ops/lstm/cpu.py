@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
-from exgate.ops.lstm import reference
+from exgate.ops.lstm import step
 
 
 def refuses(x: Tensor, r: Tensor, state, peephole: Tensor | None, reset: Tensor | None) -> str | None:
@@ -12,8 +12,9 @@ def refuses(x: Tensor, r: Tensor, state, peephole: Tensor | None, reset: Tensor 
 
 
 def run(x: Tensor, r: Tensor, state, peephole: Tensor | None, reset: Tensor | None):
-    if x.shape[1] == 1:  # packing the weights costs more than the step
-        return reference.run(x, r, state, peephole, reset)
+    if x.shape[1] == 1:
+        h, last = step.run(x, r, state, peephole, reset)
+        return h, type(state)(*last)
     kind, r, peephole = x.dtype, r.float(), None if peephole is None else peephole.float()
     x = x if kind == torch.bfloat16 else x.float()
     inputs = (x, r, *state) if peephole is None else (x, r, *state, peephole)

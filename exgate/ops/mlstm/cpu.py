@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
-from exgate.ops.mlstm import reference
+from exgate.ops.mlstm import step
 
 CHUNK = 32  # steps: as few as keep the products' tiles full, since half of a chunk's scores are never needed
 LARGEST = 256  # longer chunks are cut: the function is the same, and the scores stay in cache
@@ -35,7 +35,8 @@ def refuses(q, k, v, i, f, state, *options) -> str | None:
 
 def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, reset: Tensor | None, chunk_size):
     if q.shape[1] == 1:  # a step needs no chunk
-        return reference.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
+        h, last = step.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
+        return h, type(state)(*last)
     kind = q.dtype
     if kind != torch.bfloat16:
         q, k, v = q.float(), k.float(), v.float()

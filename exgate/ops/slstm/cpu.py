@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
-from exgate.ops.slstm import reference
+from exgate.ops.slstm import step
 
 
 def refuses(x: Tensor, r: Tensor, state, forget_gate: str, reset: Tensor | None) -> str | None:
@@ -12,8 +12,9 @@ def refuses(x: Tensor, r: Tensor, state, forget_gate: str, reset: Tensor | None)
 
 
 def run(x: Tensor, r: Tensor, state, forget_gate: str, reset: Tensor | None):
-    if x.shape[1] == 1:  # packing the weights costs more than the step
-        return reference.run(x, r, state, forget_gate, reset)
+    if x.shape[1] == 1:
+        h, last = step.run(x, r, state, forget_gate, reset)
+        return h, type(state)(*last)
     kind, r = x.dtype, r.float()
     x = x if kind == torch.bfloat16 else x.float()
     saves = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, r, *state))
