@@ -32,6 +32,8 @@ class LanguageModel(nn.Module):
         ValueError: embeddings are tied, but widths differ.
     """
 
+    replayable = True  # every step is the same operations, so that one can be recorded (exgate.generate.replay)
+
     def __init__(
         self,
         vocab_size: int,
@@ -58,7 +60,9 @@ class LanguageModel(nn.Module):
         self.tie_embeddings = tie_embeddings
         self.embed = nn.Embedding(vocab_size, dim, device=device, dtype=dtype)
         self.stack, self.norm = stack, norm
-        self.head = None if tie_embeddings else nn.Linear(width, vocab_size, bias=False, device=device, dtype=dtype)
+        self.head: Any = (
+            None if tie_embeddings else nn.Linear(width, vocab_size, bias=False, device=device, dtype=dtype)
+        )
 
     def reset_parameters(self) -> None:
         """Start all weights anew, as published: what to call after `to_empty` on a model built on the meta device."""
@@ -90,7 +94,7 @@ class LanguageModel(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., D) from `hidden` -> logits (..., V) in float32 (or float64): for the steps that one needs them of."""
-        logits = F.linear(x, self._head_weight())
+        logits = F.linear(x, self.embed.weight) if self.head is None else self.head(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap else logits
 
@@ -128,7 +132,9 @@ class LanguageModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _head_weight(self) -> Tensor:
-        return self.embed.weight if self.head is None else self.head.weight
+        if self.head is None:
+            return self.embed.weight
+        return self.head.weight if isinstance(self.head, nn.Linear) else self.head.dense()
 
     def extra_repr(self) -> str:
         return f"tie_embeddings={self.tie_embeddings}, soft_cap={self.soft_cap}"
