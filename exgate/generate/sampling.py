@@ -9,6 +9,7 @@ from torch import Tensor
 
 from exgate.generate.logits import Sampler
 from exgate.generate.prefill import join, prefill, split
+from exgate.generate.replay import Stepper
 from exgate.generate.session import Session
 from exgate.generate.stop import StopFilter
 from exgate.ops.state import State, map_state, select
@@ -252,7 +253,7 @@ def _decode(model: Any, start: Session, rows: list[_Row], sampler: Sampler, ends
     # Of the rows in the batch: the model's state, its logits, the tokens seen, how many, and the last one.
     parts = (start.state, start.logits, start.seen, start.fed, start.last)
     done: dict[int, State] = {}
-    active = list(rows)
+    active, next_step = list(rows), Stepper(model)
     for step in range(max_tokens):
         state, logits, seen, fed, _ = parts
         token = sampler(logits, seen, None if sampler.greedy else _uniform(active, logits.device))
@@ -260,8 +261,8 @@ def _decode(model: Any, start: Session, rows: list[_Row], sampler: Sampler, ends
             ends(row, value)
             if not row.finished and step == max_tokens - 1:
                 ends.close(row)
-        output, state = model(token[:, None], state)
-        parts = (state, output[:, -1], seen.scatter(1, token[:, None], True), fed + 1, token)
+        logits, state = next_step(token, state)
+        parts = (state, logits, seen.scatter(1, token[:, None], True), fed + 1, token)
         left = [place for place, row in enumerate(active) if not row.finished]
         if len(left) == len(active):
             continue
