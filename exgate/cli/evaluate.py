@@ -4,6 +4,7 @@ examples:
   exgate evaluate runs/small
   exgate evaluate runs/small --data books/ 'notes/*.txt' --window 512 --json scores.json
   exgate evaluate runs/small --data book.txt --stateful --documents
+  exgate evaluate runs/small --weights int8
 
 A source is a file, a folder, a glob, - for standard input, hf:NAME, or python-manual; without --data it is the text
 that the run set aside for validation. Each document is scored alone, in windows that do not overlap; the last one is
@@ -18,7 +19,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 from rich.console import Console
@@ -32,6 +33,7 @@ from exgate.cli.model import Opened, enough_memory, open_model
 from exgate.cli.recipe import Recipe
 from exgate.data import text
 from exgate.evaluate import perplexity
+from exgate.models.compact import compact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class Arguments:
     """cpu, cuda, ...; a GPU if there is one."""
     dtype: Annotated[str | None, arg(metavar="NAME")] = None
     """float32, bfloat16, ...; that of the file if it is not given."""
+    weights: Literal["bf16", "int8"] | None = None
+    """Score the model with its large matrices in fewer bits too, and say what they cost in bits per byte."""
 
 
 class Scored(NamedTuple):
@@ -82,14 +86,21 @@ def main(argv: list[str]) -> int:
     if arguments.window is None:
         arguments = replace(arguments, window=recipe.data.window if recipe else 2048)
     documents = list(_documents(arguments, recipe))
+    before = None
     with enough_memory("Take a smaller --batch, a smaller --window, or --dtype bfloat16."):
+        if arguments.weights is not None:
+            before = _measure(_score(arguments, opened, documents))
+            opened = opened._replace(model=compact(opened.model, arguments.weights))
         scored = _score(arguments, opened, documents)
     total = _measure(scored)
     names = dict.fromkeys(row.source for row in scored)
     sources = {name: _measure(row for row in scored if row.source == name) for name in names}
     Console(soft_wrap=True).print(_table(arguments, opened, total, sources, scored))
+    if before is not None:
+        cost = total["bits_per_byte"] - before["bits_per_byte"]
+        print(f"{arguments.weights} weights cost {cost:+.4f} bits/byte: {before['bits_per_byte']:.4f} without them")
     if arguments.json is not None:
-        _save(arguments.json, _numbers(arguments, opened, total, sources, scored))
+        _save(arguments.json, _numbers(arguments, opened, total, sources, scored) | _compared(arguments, before))
     return 0
 
 
@@ -156,6 +167,7 @@ def _table(
     scored: list[Scored],
 ) -> Table:
     rule = "state carried through" if arguments.stateful else f"windows of {arguments.window}"
+    rule += f", {arguments.weights} weights" if arguments.weights else ""
     table = Table(title=f"{opened.folder}, {rule}", caption="loss in nats per token; ppl = perplexity")
     table.add_column("text", overflow="fold")
     for name in ("docs", "tokens", "loss", "ppl/token", "ppl/word", "bits/byte"):
@@ -199,6 +211,10 @@ def _numbers(
             {"source": row.source, "name": row.name} | _measure([row]) for row in scored if row.tokens
         ]
     return numbers
+
+
+def _compared(arguments: Arguments, before: dict[str, float] | None) -> dict[str, Any]:
+    return {} if before is None else {"weights": arguments.weights, "total_without": before}
 
 
 def _save(path: Path, numbers: dict[str, Any]) -> None:

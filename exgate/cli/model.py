@@ -10,6 +10,7 @@ import torch
 
 from exgate.data import tokens
 from exgate.models import io
+from exgate.models.compact import compact
 from exgate.train import checkpoint
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -24,7 +25,12 @@ class Opened(NamedTuple):
 
 
 def open_model(
-    run: str, *, tokenizer: str | None = None, device: str | None = None, dtype: str | None = None
+    run: str,
+    *,
+    tokenizer: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    weights: str | None = None,
 ) -> Opened:
     """The model that `run` means, and the tokenizer beside it.
 
@@ -34,6 +40,7 @@ def open_model(
         tokenizer: a tokenizer's file or folder, where it is not beside the model.
         device: None takes a GPU if there is one.
         dtype: the number type of the weights; None leaves that of the file.
+        weights: "bf16" or "int8" stores the large matrices so (see `exgate.models.compact`); None leaves them.
     Raises:
         ValueError, OSError: there is no such model or tokenizer, or they do not fit each other.
     """
@@ -45,7 +52,8 @@ def open_model(
     found = tokens.load(tokenizer or (folder.parent if folder.is_file() else folder))
     model: Any = io.load(folder, device=where, dtype=None if dtype is None else getattr(torch, dtype))
     tokens.check(found, model.config.vocab_size)
-    return Opened(model.eval(), found, folder)
+    model = model.eval() if weights is None else compact(model, weights)
+    return Opened(model, found, folder)
 
 
 @contextmanager
