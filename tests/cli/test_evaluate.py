@@ -10,6 +10,7 @@ from exgate.cli import main
 from exgate.data.tokens import ByteTokenizer
 from exgate.evaluate.perplexity import score
 from exgate.models import io, xlstm
+from exgate.models.compact import compact
 
 TEXTS = {"a.txt": "one two three\n" * 9, "b.txt": "Ünicode, too. " * 5, "c.txt": "x"}
 
@@ -59,6 +60,23 @@ def test_each_document_on_request(folder, texts, capsys):
     total = math.fsum(document["loss"] * document["tokens"] for document in numbers["documents"])
     assert numbers["total"]["loss"] == pytest.approx(total / numbers["total"]["tokens"])
     assert "a.txt" in capsys.readouterr().out.replace("\n", "").replace("│", "").replace(" ", "")
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_what_fewer_bits_cost(folder, texts, capsys, weights):
+    file = texts / "scores.json"
+    assert evaluate(folder, "--data", texts / "a.txt", "--weights", weights, "--json", file) == 0
+    numbers, shown = json.loads(file.read_text()), capsys.readouterr().out
+    assert numbers["total_without"] == pytest.approx(expected(folder, ["a.txt"], window=2048), rel=1e-5)
+    text, encoder = TEXTS["a.txt"], ByteTokenizer()
+    small = compact(exgate.load(folder), weights)
+    sizes = [len(text.encode())], [len(text.split())]
+    assert numbers["total"] == pytest.approx(
+        score(small, [encoder.encode(text)], *sizes, end=256, window=2048), rel=1e-5
+    )
+    cost = numbers["total"]["bits_per_byte"] - numbers["total_without"]["bits_per_byte"]
+    assert cost != 0
+    assert f"{weights} weights cost {cost:+.4f} bits/byte" in shown
 
 
 def test_what_json_cannot_say_is_null(folder, tmp_path):

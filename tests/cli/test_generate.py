@@ -12,6 +12,7 @@ from exgate.cli.model import open_model
 from exgate.data.tokens import ByteTokenizer
 from exgate.generate.text import complete
 from exgate.models import io, xlstm
+from exgate.models.compact import compact
 
 
 @pytest.fixture
@@ -56,6 +57,13 @@ def test_the_text_is_that_of_the_library(folder, run):
         expected = complete(model, ByteTokenizer(), "Once", max_tokens=30, **options)
         assert run("Once", "--max-tokens", 30, *words) == expected + "\n"
         assert "tokens/s" in run.notes
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_weights_in_fewer_bits(folder, run, weights):
+    small = compact(exgate.load(folder), weights)
+    expected = complete(small, ByteTokenizer(), "Once", max_tokens=30, temperature=0.0)
+    assert run("Once", "--max-tokens", 30, "--temperature", 0, "--weights", weights) == expected + "\n"
 
 
 def test_without_a_seed_it_is_drawn_and_printed(run):
