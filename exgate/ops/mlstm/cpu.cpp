@@ -137,21 +137,6 @@ EXGATE_INLINE void tile_product(float* out, int64_t out_next, const float* a, in
     write(sum, out, out_next);
 }
 
-// out = a b for columns below `width`; with `lower`, only the tiles that reach below the diagonal
-template <bool pairs>
-void product(float* out, int64_t out_next, const float* a, int64_t row, const float* b, int64_t next, int64_t count,
-             int64_t height, int64_t width, bool lower) {
-    for (int64_t y = 0; y < height; y += R) {
-        int64_t end = lower ? up(y + R, W) : width;
-        if (end > width) end = width;
-        int64_t x = 0;
-        for (; x + N * W <= end; x += N * W)
-            tile_product<pairs, N>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
-        for (; x < end; x += W)
-            tile_product<pairs, 1>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
-    }
-}
-
 // --- moving ----------------------------------------------------------------------------------------------------------
 
 template <int D, size_t... I>
@@ -238,16 +223,19 @@ class Ahead {
   public:
     Ahead(const Call& call, int64_t b, int64_t h) : call(call), b(b), h(h) {}
 
-    void aim(int64_t step) {  // at the chunk that begins at this step, if there is one
-        t = step, parts = at = row = each = 0;
+    // at the chunk that begins at this step, if there is one, while `products` of the size of a state are made
+    void aim(int64_t step, int64_t products) {
+        t = step, parts = at = row = owed = 0;
         rows = t < 0 || t >= call.T ? 0 : call.T - t < call.L ? call.T - t : call.L;
+        steps = products * up(call.K, PAD) * up(call.V, PAD) * call.L / (R * N * W);
     }
     void read(const Strided& x, int64_t width) { add(x, width, false); }
     void write(const void* x, int64_t width) {  // contiguous
         add({x, call.T * call.H * width, call.H * width, width}, width, true);
     }
-    EXGATE_INLINE void fetch() {
-        for (int64_t n = 0; n < each && at < parts; n++) {
+    EXGATE_INLINE void fetch(int64_t count) {  // before a tile of `count` steps
+        owed += count * parts * rows;
+        for (; owed > 0 && at < parts; owed -= steps) {
             const char* line = part[at].data + row * part[at].next;
             if (part[at].written)
                 for (int64_t x = 0; x < part[at].bytes; x += 64) __builtin_prefetch(line + x, 1);
@@ -259,7 +247,7 @@ class Ahead {
 
   private:
     const Call& call;
-    int64_t b, h, t = 0, parts = 0, at = 0, row = 0, rows = 0, each = 0;
+    int64_t b, h, t = 0, parts = 0, at = 0, row = 0, rows = 0, steps = 0, owed = 0;
     struct {
         const char* data;
         int64_t next, bytes;
@@ -270,7 +258,6 @@ class Ahead {
         if (rows == 0) return;
         int64_t size = call.half ? 2 : 4, place = b * x.batch + t * x.time + h * x.head;
         part[parts++] = {(const char*)x.data + place * size, x.time * size, width * size, written};
-        each = rows * parts * R * N * W / (up(call.K, PAD) * up(call.V, PAD)) + 1;
     }
 };
 
@@ -291,6 +278,23 @@ EXGATE_INLINE void put(const vf (&sum)[R][vectors], const Call& call, void* to, 
             else
                 store((float*)to + place, sum[r][n], rest);
         }
+    }
+}
+
+// out = a b for columns below `width`; with `lower`, only the tiles that reach below the diagonal
+template <bool pairs>
+void product(float* out, int64_t out_next, const float* a, int64_t row, const float* b, int64_t next, int64_t count,
+             int64_t height, int64_t width, bool lower, Ahead& ahead) {
+    for (int64_t y = 0; y < height; y += R) {
+        int64_t end = lower ? up(y + R, W) : width;
+        if (end > width) end = width;
+        int64_t x = 0;
+        for (; x + N * W <= end; x += N * W) {
+            ahead.fetch(pairs ? 2 * count : count);
+            tile_product<pairs, N>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
+        }
+        for (; x < end; x += W)
+            tile_product<pairs, 1>(out + y * out_next + x, out_next, a + y * row, row, b + x, next, count);
     }
 }
 
@@ -484,7 +488,7 @@ float advance(float* to, const float* from, float through, const float* a, int64
     vf total = {};
     for (int64_t y = 0; y < up(K, PAD); y += R)
         for (int64_t x = 0; x < up(V, PAD); x += N * W) {
-            ahead.fetch();
+            ahead.fetch(count);
             vf sum[R][N];
             read(sum, from + y * next + x, next);
 #pragma GCC unroll 8
@@ -557,10 +561,12 @@ void forward(const Call& call, int64_t item) {
         copy_in(q, k_next, call, call.q, b, t, h, count, height, K);
         copy_in(k, k_next, call, call.k, b, t, h, count, height, K);
         copy_in(v, v_next, call, call.v, b, t, h, count, height, V);
+        ahead.aim(t + call.L, 2);
+        ahead.read(call.q, K), ahead.read(call.k, K), ahead.read(call.v, V), ahead.write(call.out, V);
         const float* qa = along<pairs>(q_pairs, q, k_next, height, kp);
         const float* ka = along<pairs>(k_pairs, k, k_next, height, kp);
         transpose(kt, s_next, ka, k_next, height, words<pairs>(kp));
-        product<pairs>(scores, s_next, qa, k_next, kt, s_next, words<pairs>(K), height, height, true);
+        product<pairs>(scores, s_next, qa, k_next, kt, s_next, words<pairs>(K), height, height, true, ahead);
         weigh(scores, nullptr, s_next, gates, count, height, nq);
         normalizer(call, gates, q, k_next, state.n, count, height, nq, scales);
         const float* pa = along<pairs>(score_pairs, scores, s_next, height, height);
@@ -568,6 +574,7 @@ void forward(const Call& call, int64_t item) {
         const float* ca = across<pairs>(c_pairs, state.c, v_next, kp, vp);
         for (int64_t x = 0; x < vp; x += N * W)
             for (int64_t y = 0; y < count; y += R) {
+                ahead.fetch(K);
                 vf sum[R][N] = {};
                 multiply<pairs>(sum, qa + y * k_next, k_next, 1, ca + x, v_next, words<pairs>(K));
                 scale(sum, gates.g + y);
@@ -576,8 +583,6 @@ void forward(const Call& call, int64_t item) {
                 put(sum, call, call.out, b, t + y, h, x, count - y, V);
             }
         scale_rows(k, k_next, gates.w, count, kp);
-        ahead.aim(t + call.L);
-        ahead.read(call.q, K), ahead.read(call.k, K), ahead.read(call.v, V), ahead.write(call.out, V);
         const float* kw = across<pairs>(k_pairs, k, k_next, height, kp);
         advance<false, pairs>(state.c, state.c, gates.through, kw, k_next, va, v_next, count, K, V, nullptr, ahead);
         for (int64_t s = 0; s < count; s++) nq[s] = 1;
@@ -623,13 +628,17 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
     copy_in(q, k_next, call, call.q, b, t, h, count, height, K);
     copy_in(k, k_next, call, call.k, b, t, h, count, height, K);
     copy_in(v, v_next, call, call.v, b, t, h, count, height, V);
+    bool more = &gates != this->gates;  // chunks of this segment; the next begins with making states
+    ahead.aim(t - call.L * (more ? 1 : call.segment), 4);
+    if (!more) ahead.read(call.k, K), ahead.read(call.v, V);
+    if (more) read_ahead(true);
     const float* q_along = along<pairs>(qa, q, k_next, height, kp);
     const float* q_across = across<pairs>(qx, q, k_next, height, kp);
     const float* k_along = along<pairs>(ka, k, k_next, height, kp);
     const float* k_across = across<pairs>(kx, k, k_next, height, kp);
     transpose(kt, s_next, k_along, k_next, height, words<pairs>(kp));
     transpose(vt, s_next, along<pairs>(va, v, v_next, height, vp), v_next, height, words<pairs>(vp));
-    product<pairs>(scores, s_next, q_along, k_next, kt, s_next, words<pairs>(K), height, height, true);
+    product<pairs>(scores, s_next, q_along, k_next, kt, s_next, words<pairs>(K), height, height, true, ahead);
     weigh(scores, kept, s_next, gates, count, height, nq);
     normalizer(call, gates, q, k_next, before.n, count, height, nq, scales);
 
@@ -648,7 +657,7 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
     const float* dnum_across = across<pairs>(dnx, dnum, v_next, height, vp);
     transpose(dnum_t, s_next, dnum_along, v_next, height, words<pairs>(vp));
 
-    product<pairs>(dscores, s_next, dnum_along, v_next, vt, s_next, words<pairs>(V), height, height, true);
+    product<pairs>(dscores, s_next, dnum_along, v_next, vt, s_next, words<pairs>(V), height, height, true, ahead);
     for (int64_t s = 0; s < height; s++)
         for (int64_t x = 0; x <= s; x += W)
             store(dscores + s * s_next + x, (load(dscores + s * s_next + x) + dnq[s]) * load(kept + s * s_next + x));
@@ -656,9 +665,9 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
     // from the states: (K, count) each, then turned
     int64_t inner = words<pairs>(V);
     const float* c_along = along<pairs>(ca, before.c, v_next, kp, vp);
-    product<pairs>(dq_t, s_next, c_along, v_next, dnum_t, s_next, inner, kp, height, false);
+    product<pairs>(dq_t, s_next, c_along, v_next, dnum_t, s_next, inner, kp, height, false, ahead);
     const float* dc_along = along<pairs>(ca, dc, v_next, kp, vp);
-    product<pairs>(dk_t, s_next, dc_along, v_next, vt, s_next, inner, kp, height, false);
+    product<pairs>(dk_t, s_next, dc_along, v_next, vt, s_next, inner, kp, height, false, ahead);
     transpose(dq, k_next, dq_t, s_next, kp, height);
     transpose(dk, k_next, dk_t, s_next, kp, height);
     for (int64_t s = 0; s < height; s++)
@@ -690,6 +699,7 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
     for (int64_t x = 0; x < vp; x += N * W)
         for (int64_t y = 0; y < count; y += R) {
             int64_t from = words<pairs>(y), rest = words<pairs>(height - y);
+            ahead.fetch(K);
             vf sum[R][N] = {};
             multiply<pairs>(sum, k_along + y * k_next, k_next, 1, dc_across + x, v_next, words<pairs>(K));
             scale(sum, gates.w + y);
@@ -703,10 +713,6 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
     for (int64_t s = 0; s < count; s++) dnq[s] *= gates.g[s];
     advance_n(dn, dn, gates.through, q, k_next, dnq, count, kp);
     scale_rows(dnum, v_next, gates.g, count, vp);
-    bool more = &gates != this->gates;  // chunks of this segment; the next begins with making states
-    ahead.aim(t - call.L * (more ? 1 : call.segment));
-    if (!more) ahead.read(call.k, K), ahead.read(call.v, V);
-    if (more) read_ahead(true);
     dnum_across = across<pairs>(dnx, dnum, v_next, height, vp);
     boundary = advance<true, pairs>(dc, dc, gates.through, q_across, k_next, dnum_across, v_next, count, K, V, before.c,
                                     ahead);
@@ -748,7 +754,7 @@ void Backward<pairs>::segment(int64_t first, int64_t chunks) {
         copy_in(k, k_next, call, call.k, b, t, h, count, height, call.K);
         copy_in(v, v_next, call, call.v, b, t, h, count, height, call.V);
         scale_rows(k, k_next, gates[j].w, count, kp);
-        ahead.aim(last ? t : t + call.L);
+        ahead.aim(last ? t : t + call.L, 1);
         if (!last) ahead.read(call.k, call.K), ahead.read(call.v, call.V);
         if (j >= chunks - 2) read_ahead(false);
         const float* kw = across<pairs>(kx, k, k_next, height, kp);
