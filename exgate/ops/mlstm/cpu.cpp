@@ -61,6 +61,17 @@ struct Call {
 EXGATE_INLINE void multiply_pairs(vf& sum, vf a, vf b) {  // there is no operator for it
     asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 }
+
+typedef uint16_t vh_two __attribute__((vector_size(4 * EXGATE_WIDTH)));
+EXGATE_INLINE vh_two round_two(vf a, vf b) {  // a's numbers as bfloat16, then b's
+    vh_two both;
+    asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(a), "v"(b));
+    return both;
+}
+template <size_t... I>
+EXGATE_INLINE vh_two interleave(vh_two x, std::index_sequence<I...>) {
+    return __builtin_shufflevector(x, x, (I / 2 + I % 2 * W)...);
+}
 #endif
 
 template <bool pairs>
@@ -176,26 +187,33 @@ void transpose(float* to, int64_t to_next, const float* from, int64_t next, int6
 // The operands of products: themselves, or pairs of neighbours in a row, or of neighbours in a column
 template <bool pairs>
 const float* along(float* to, const float* from, int64_t next, int64_t height, int64_t width) {
-    if (!pairs) return from;
-    for (int64_t y = 0; y < height; y++)
-        for (int64_t x = 0; x < width; x += W) store((bf16*)(to + y * next) + x, load(from + y * next + x));
-    return to;
-}
-
-EXGATE_INLINE vu rounded(vf x) {
-    vu u = (vu)x;
-    return u + 0x7fff + ((u >> 16) & 1);
+#ifdef EXGATE_PAIRS
+    if constexpr (pairs) {
+        for (int64_t y = 0; y < height; y++)
+            for (int64_t x = 0; x < width; x += 2 * W) {
+                const float* at = from + y * next + x;
+                store(to + y * next + x / 2, (vf)round_two(load(at), load(at + W)));
+            }
+        return to;
+    }
+#endif
+    return from;
 }
 
 template <bool pairs>
 const float* across(float* to, const float* from, int64_t next, int64_t height, int64_t width) {
-    if (!pairs) return from;
-    for (int64_t y = 0; y < height; y += 2)
-        for (int64_t x = 0; x < width; x += W) {
-            vu low = rounded(load(from + y * next + x)), high = rounded(load(from + (y + 1) * next + x));
-            store(to + y / 2 * next + x, (vf)((low >> 16) | (high & 0xffff0000u)));
-        }
-    return to;
+#ifdef EXGATE_PAIRS
+    if constexpr (pairs) {
+        for (int64_t y = 0; y < height; y += 2)
+            for (int64_t x = 0; x < width; x += W) {
+                const float* at = from + y * next + x;
+                vh_two both = round_two(load(at), load(at + next));
+                store(to + y / 2 * next + x, (vf)interleave(both, std::make_index_sequence<2 * W>{}));
+            }
+        return to;
+    }
+#endif
+    return from;
 }
 
 template <class Number>
