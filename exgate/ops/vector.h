@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX512F__)
 #define EXGATE_WIDTH 16
@@ -78,10 +79,15 @@ EXGATE_INLINE void store(bf16* p, vf x, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i].bits = y[i];
 }
 
+template <int half, size_t... I>
+EXGATE_INLINE vf add_half(vf x, std::index_sequence<I...>) {
+    return x + __builtin_shufflevector(x, x, (I ^ half)...);
+}
 EXGATE_INLINE float sum(vf x) {
-    for (int half = W / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) x[i] += x[i + half];
-    return x[0];
+    auto all = std::make_index_sequence<W>{};
+    if constexpr (W > 8) x = add_half<8>(x, all);
+    if constexpr (W > 4) x = add_half<4>(x, all);
+    return add_half<1>(add_half<2>(x, all), all)[0];
 }
 
 EXGATE_INLINE vf abs(vf x) { return number(bits(x) & 0x7fffffff); }
