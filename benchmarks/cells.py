@@ -33,8 +33,9 @@ MLSTM = [
 
 def slstm(options) -> dict:
     names = ("eager", "cpu", "sLSTM layer", "LSTM layer", "nn.LSTM", "xlstm")
-    bounds, cases = limits(), {}
+    bounds, cases = None, {}
     for case in SLSTM[1:2] if options.quick else SLSTM:
+        bounds = limits(bounds)
         makes = contenders.slstm(*case, names)
         cases[_key(case)] = {
             kind: timing.side_by_side(
@@ -48,9 +49,9 @@ def slstm(options) -> dict:
 
 
 def mlstm(options) -> dict:
-    bounds, cases = limits(), {}
+    bounds, cases = None, {}
     for case in MLSTM[1:2] if options.quick else MLSTM:
-        steps, found = case[1], {}
+        bounds, steps, found = limits(bounds), case[1], {}
         for kind in ("forward", "both"):
             names = ["eager", "cpu", "cpu bf16", "native_custbw"]
             names += ["xlstm parallel"] if steps <= 1024 else []  # its memory grows with the square of T

@@ -26,12 +26,13 @@ FIRST, ROUNDS = 4, 3
 
 
 def decode(options) -> dict:
-    bounds, result = limits(), {"models": {}, "cases": {}}
+    bounds, result = None, {"models": {}, "cases": {}}
     wanted = CASES[:1] if options.quick else CASES
     for size in dict.fromkeys(case[0] for case in wanted):
         contenders, state = _contenders(size)
         result["models"][size] = _facts(contenders, state)
         for batch, prompt in (case[1:] for case in wanted if case[0] == size):
+            bounds = limits(bounds)
             found = _compare(contenders, batch, prompt, options.seconds)
             result["cases"][f"{size}, B={batch}, prompt {prompt}"] = found
             print(".", end="", flush=True)

@@ -25,7 +25,7 @@ NAMES = {
 }
 BATCH = {"sLSTM": 8, "mLSTM": 1}  # of the growth over steps
 STEPS = (256, 1024, 4096, 16384, 65536)
-PATIENCE = 15e3  # milliseconds: a contender is left out where its call should take longer
+PATIENCE = 8e3  # milliseconds: a contender is left out where its call should take longer
 THREADS = {
     "sLSTM 256, 8, 256": partial(contenders.slstm, 256, 8, 256),
     "sLSTM 256, 32, 256": partial(contenders.slstm, 256, 32, 256),
@@ -92,7 +92,7 @@ def threads(options) -> dict:
     runs: dict[int, list] = {1: [], 2: []}
     for _ in range(1 if options.quick else 3):
         for count, found in runs.items():
-            found.append(_apart("--threads", str(count), str(options.seconds / 6)))
+            found.append(_apart("--threads", str(count), str(options.seconds / 4)))
             print(".", end="", flush=True)
     cases = {
         case: {

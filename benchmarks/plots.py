@@ -105,8 +105,9 @@ def _bars(ax, cases: dict, kind: str, peers: tuple[str, ...]) -> None:
     ax.set_ylim(len(cases) - 0.5, -0.5)
     low, high = ax.get_xlim()
     ax.set_xlim(min(low, 0.9), high * 1.5)
+    ax.set_xticks([t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t < high * 1.5])
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    ax.xaxis.set_minor_formatter("")
+    ax.minorticks_off()
 
 
 def _growth(part: dict):
@@ -114,12 +115,14 @@ def _growth(part: dict):
     figure, axes = _figure(2, 2, 7)
     for column, (cell, found) in enumerate(part["cells"].items()):
         title = {"sLSTM": "sLSTM (H=256, B=8)", "mLSTM": "mLSTM (B=1, K=V=128)"}[cell]
-        for row, (unit, words) in enumerate((("milliseconds", "time (ms)"), ("megabytes", "peak memory (MB)"))):
+        for row, (unit, words) in enumerate(
+            (("milliseconds", "forward and backward (ms)"), ("megabytes", "peak memory (MB)"))
+        ):
             ax = axes[row][column]
             for name, one in found.items():
                 if unit in one:
                     _line(ax, name, one["T"], one[unit])
-            ax.set_title(f"{title}: {words.split(' (')[0]}, forward and backward")
+            ax.set_title(title)
             ax.set_xlabel("steps T")
             ax.set_ylabel(words)
             _both_logarithmic(ax, sorted({size for one in found.values() for size in one["T"]}))
@@ -128,26 +131,27 @@ def _growth(part: dict):
                 x = [first["T"][0], first["T"][-1]]
                 y = [first[unit][-1] * size / x[1] / 2 for size in x]
                 ax.plot(x, y, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
-                place = {"xytext": (0, -11), "textcoords": "offset points", "ha": "right", "fontsize": 8}
-                ax.annotate("slope 1", (x[1], y[1]), color="#777777", **place)
+                place = {"xytext": (14, 0), "textcoords": "offset points", "fontsize": 8}
+                ax.annotate("slope 1", (x[0], y[0]), color="#777777", **place)
+            ax.legend(frameon=False, fontsize=9, loc="lower right")
     return figure
 
 
 def _line(ax, name: str, x: list[float], y: list[float]) -> None:
-    """A line with its name at its end."""
-    ax.plot(x, y, marker="o", markersize=3.5, linewidth=1.6, color=COLOURS[name])
-    place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
-    ax.annotate(name, (x[-1], y[-1]), color=COLOURS[name], **place)
+    ax.plot(x, y, marker="o", markersize=3.5, linewidth=1.6, color=COLOURS[name], label=name)
 
 
 def _both_logarithmic(ax, sizes: list[int]) -> None:
+    from matplotlib.ticker import LogLocator
+
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    ax.minorticks_off()
-    ax.set_xlim(sizes[0] / 1.3, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.33)  # room for the names
-    ax.grid(alpha=0.25)
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,), numticks=20))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    ax.minorticks_off()
+    ax.grid(alpha=0.25)
 
 
 def _scaling(batch: dict, threads: dict):
@@ -160,6 +164,7 @@ def _scaling(batch: dict, threads: dict):
         ax.set_xlabel("batch B")
         ax.set_ylabel("forward and backward, ms per row")
         _both_logarithmic(ax, sorted({size for one in found.values() for size in one["B"]}))
+        ax.legend(frameon=False, fontsize=9)
     ax = axes[0][2]
     cases = list(threads["cases"])
     for offset, (kind, words, colour) in enumerate(
@@ -223,7 +228,6 @@ def _decode(part: dict):
         ax.plot([], [], color="black", linewidth=1.5, label="memory's limit")
         ax.set_title(f"{size}: {part['models'][size]['parameters'] / 1e6:.0f} M parameters")
         ax.set_ylabel("ms per token")
-    figure.legend(
-        *axes[0][0].get_legend_handles_labels(), frameon=False, ncols=len(names) + 1, loc="outside lower center"
-    )
+    place = {"loc": "outside lower center", "ncols": len(names) + 1, "columnspacing": 1.2, "fontsize": 9}
+    figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, **place)
     return figure

@@ -145,8 +145,8 @@ def _number(value: float) -> str:
 def steps(part: dict) -> str:
     return "\n\n".join(
         [
-            "**Growth over T**, forward and backward (sLSTM H=256, B=8; mLSTM B=1, K=V=128). -: left out, a call would "
-            "take longer than a quarter of a minute.",
+            "**Growth over T**, forward and backward (sLSTM H=256, B=8; mLSTM B=1, K=V=128). -: left out, a call was "
+            "expected to take longer than eight seconds, or more memory than there is.",
             _grown(part, "T", "milliseconds"),
             "Peak memory above the inputs, the gradients included, with an allocator that gives back what is freed:",
             _grown(part, "T", "megabytes"),
@@ -189,8 +189,8 @@ def lm(part: dict) -> str:
         [
             "**Tokens per second** (in brackets: over `transformers` xLSTM), hidden 512, 8 blocks, vocabulary 8192. "
             "Training is forward, loss and backward, without an optimiser; prefill keeps the state and gives the last "
-            f"logits. Parameters: {counts}. With the same weights our logits and those of `transformers` xLSTM differ by "
-            f"{part['disagreement']:.0e} of the largest. Its classes are its own, as where `xlstm` is not installed.",
+            f"logits. Parameters: {counts}. With the same weights our logits and those of `transformers` xLSTM differ "
+            f"by {part['disagreement']:.0e} of the largest. Its classes are its own, as where `xlstm` is absent.",
             table(["", *names], rows),
             sentence(part["machine"]),
         ]
@@ -211,8 +211,9 @@ def decode(part: dict) -> str:
     return "\n\n".join(
         [
             f"**Milliseconds per token**, parameters: {listed}. Ours through `generate`, all of it; its peers' bare "
-            "forward with a cache, and argmax. The limit: all weights but the embedding's table, once, and the state, read "
-            f"and written, at the measured speed of reading memory. Weights that fit into the cache can pass it.{absent}",
+            "forward with a cache, and argmax. The limit: all weights but the embedding's table, once, and the state, "
+            "read and written, at the measured speed of reading memory. Weights that fit into the cache can pass it."
+            + absent,
             table(header, rows),
             _limits(part),
             sentence(part["machine"]),

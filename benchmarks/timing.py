@@ -17,7 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 SLOW = 12.0  # seconds: a call that takes longer is not repeated
 
 
-def side_by_side(contenders: dict[str, Callable[[], object]], *, seconds: float = 6.0, rounds: int = 9) -> dict:
+def side_by_side(contenders: dict[str, Callable[[], object]], *, seconds: float = 4.0, rounds: int = 9) -> dict:
     """Median, fastest and slowest milliseconds of each contender, called in turn for about `seconds` in all.
 
     Each is called once before the clock starts, then three to `rounds` times; fewer where three take more than `SLOW`.
@@ -75,7 +75,7 @@ def main(description: str | None, parts: dict[str, Callable[[argparse.Namespace]
 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and smaller sizes, nothing written")
-    parser.add_argument("--seconds", type=float, default=6.0, help="for each comparison, about")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each comparison, about")
     parser.add_argument("--only", choices=list(parts), action="append", help="this part alone")
     options = parser.parse_args()
     if options.quick:
