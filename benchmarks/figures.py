@@ -50,13 +50,18 @@ class Figure:
             self.what,
             worst,
             "" if one else best,
-            bound + self.say(self.must),
-            bound + self.say(self.aim),
+            f"{bound}{self.must:g}{self._unit}",
+            f"{bound}{self.aim:g}{self._unit}",
             self.verdict,
         ]
 
     def say(self, value: float) -> str:
-        return f"{value:.0f} %" if self.unit == "%" else f"{value:.3g}x"
+        digits = 0 if self.unit == "%" else 2 if value < 10 else 1
+        return f"{value:.{digits}f}{self._unit}"
+
+    @property
+    def _unit(self) -> str:
+        return "x" if self.unit == "x" else f" {self.unit}"
 
     def _reaches(self, value: float, bound: float) -> bool:
         return value <= bound if self.lower else value >= bound

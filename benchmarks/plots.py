@@ -105,7 +105,8 @@ def _bars(ax, cases: dict, kind: str, peers: tuple[str, ...]) -> None:
     ax.set_ylim(len(cases) - 0.5, -0.5)
     low, high = ax.get_xlim()
     ax.set_xlim(min(low, 0.9), high * 1.5)
-    ax.set_xticks([t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t < high * 1.5])
+    ticks = (1, 2, 5, 10, 20, 50) if high < 80 else (1, 10, 100, 1000)
+    ax.set_xticks([tick for tick in ticks if tick < high * 1.5])
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     ax.minorticks_off()
 

@@ -82,10 +82,10 @@ def test_a_figure_is_as_good_as_its_worst_case():
     assert Figure("", {"a": 3.1, "b": 6.0}, 3, 6).verdict == "met"
     assert Figure("", {"a": 6.0, "b": 7.0}, 3, 6).verdict == "aim reached"
     missed = Figure("speed", {"a": 2.9, "b": 6.0}, 3, 6)
-    assert missed.row() == ["speed", "2.9x (a)", "6x (b)", "3x", "6x", "**missed** in 1 of 2"]
+    assert missed.row() == ["speed", "2.90x (a)", "6.00x (b)", "3x", "6x", "**missed** in 1 of 2"]
     assert Figure("", {"a": 0.6}, 0.7, 0.5, lower=True).verdict == "met"
     memory = Figure("memory", {"a": 0.4, "b": 0.8}, 0.7, 0.5, lower=True)
-    assert memory.row() == ["memory", "0.8x (b)", "0.4x (a)", "at most 0.7x", "at most 0.5x", "**missed** in 1 of 2"]
+    assert memory.row() == ["memory", "0.80x (b)", "0.40x (a)", "at most 0.7x", "at most 0.5x", "**missed** in 1 of 2"]
 
 
 def test_ratios_are_of_medians_where_both_ran():
