@@ -2,7 +2,7 @@
 # test   the tests
 # check  format, lint, types, then the tests: what a change must pass
 # fix    format and repair what ruff can repair
-# bench  the timings of docs/benchmarks.md (makes its own environment in .bench)
+# bench  the timings of docs/benchmarks.md, a quarter of an hour (own environment in .bench); ARGS=--quick: a few, unwritten
 # oracles  compare with the published packages, live (makes its own environments)
 # Every target first sets up .venv by itself.
 
@@ -32,7 +32,7 @@ fix: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	@bash benchmarks/run.sh
+	@bash benchmarks/run.sh $(ARGS)
 
 oracles: $(STAMP)
 	@bash tests/oracles/run.sh

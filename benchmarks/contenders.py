@@ -1,0 +1,108 @@
+"""The cells and their peers, each as two calls: forward, and forward with backward.
+
+Pre-activations (sLSTM) and q, k, v and gates (mLSTM) are given: the cells alone. `torch.nn.LSTM` also does its dense
+input product and a dense recurrence, four times the recurrent operations of four heads; our layers do the input
+product too. Peers are imported where they are asked for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from exgate import DenseSLSTMLayer, LSTMLayer, ops
+
+HEADS = 4
+
+
+@dataclass
+class Contender:
+    """A call, what it is differentiated by, and the gradient of its output."""
+
+    call: Callable[[], Tensor]
+    leaves: list[Tensor]
+    weight: Tensor
+
+    def forward(self) -> None:
+        with torch.no_grad():
+            self.call()
+
+    def both(self) -> None:
+        torch.autograd.grad(self.call(), self.leaves, self.weight)
+
+
+def slstm(hidden: int, batch: int, steps: int, names: tuple[str, ...]) -> dict[str, Contender]:
+    """sLSTM cells (eager, cpu, xlstm), and layers of the same width (sLSTM layer, LSTM layer, nn.LSTM)."""
+    size, time_first = hidden // HEADS, (steps, batch, hidden)
+    x = torch.randn(batch, steps, 4, HEADS, size, requires_grad=True)
+    r = (torch.randn(4, HEADS, size, size) / size**0.5).requires_grad_()
+    weight = torch.randn(batch, steps, HEADS, size)
+    sequence = torch.randn(batch, steps, hidden, requires_grad=True)
+
+    def cell(backend: str) -> Contender:
+        return Contender(lambda: ops.slstm(x, r, backend=backend)[0], [x, r], weight)
+
+    def layer(module: torch.nn.Module) -> Contender:
+        return Contender(lambda: module(sequence)[0], [sequence, *module.parameters()], weight.flatten(2))
+
+    def published() -> Contender:
+        from xlstm.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
+
+        module = sLSTMCell(
+            sLSTMCellConfig(hidden_size=hidden, num_heads=HEADS, num_states=4, backend="vanilla", function="slstm")
+        )
+        flat = x.detach().flatten(2).clone().requires_grad_()
+        return Contender(lambda: module(flat)[0], [flat, *module.parameters()], weight.transpose(1, 2).contiguous())
+
+    def torch_lstm() -> Contender:
+        module, given = torch.nn.LSTM(hidden, hidden), torch.randn(time_first, requires_grad=True)
+        return Contender(lambda: module(given)[0], [given, *module.parameters()], torch.randn(time_first))
+
+    makers = {
+        "eager": lambda: cell("eager"),
+        "cpu": lambda: cell("cpu"),
+        "sLSTM layer": lambda: layer(DenseSLSTMLayer(hidden, heads=HEADS)),
+        "LSTM layer": lambda: layer(LSTMLayer(hidden)),
+        "nn.LSTM": torch_lstm,
+        "xlstm": published,
+    }
+    return {name: makers[name]() for name in names}
+
+
+def mlstm(batch: int, steps: int, size: int, names: tuple[str, ...]) -> dict[str, Contender]:
+    """mLSTM with K = V = `size`: ours (eager, cpu, cpu bf16), the published forms, and attention."""
+    given = [torch.randn(batch, steps, HEADS, size, requires_grad=True) for _ in range(3)]
+    gates = [torch.randn(batch, steps, HEADS) + shift for shift in (0, 3)]  # forget gates rather open, as in training
+    weight = torch.randn(batch, steps, HEADS, size)
+
+    def ours(backend: str, dtype: torch.dtype = torch.float32) -> Contender:
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (*given, *gates)]
+        return Contender(lambda: ops.mlstm(*leaves, eps=1e-6, backend=backend)[0], leaves, weight.to(dtype))
+
+    def heads_first(call: Callable[..., Tensor], gated: bool = True, tall: bool = False) -> Contender:
+        leaves = [t.detach().transpose(1, 2).contiguous() for t in (*given, *(gates if gated else ()))]
+        leaves = [t[..., None] if tall and t.dim() == 3 else t for t in leaves]
+        leaves = [t.requires_grad_() for t in leaves]
+        return Contender(lambda: call(*leaves), leaves, weight.transpose(1, 2).contiguous())
+
+    def chunkwise() -> Contender:
+        from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_custbw
+
+        return heads_first(lambda *xs: mlstm_chunkwise__native_custbw(*xs, chunk_size=64, eps=1e-6))
+
+    def parallel() -> Contender:
+        from xlstm.blocks.mlstm.backends import parallel_stabilized_simple
+
+        return heads_first(parallel_stabilized_simple, tall=True)
+
+    makers = {
+        "eager": lambda: ours("eager"),
+        "cpu": lambda: ours("cpu"),
+        "cpu bf16": lambda: ours("cpu", torch.bfloat16),
+        "native_custbw": chunkwise,
+        "xlstm parallel": parallel,
+        "SDPA": lambda: heads_first(lambda *xs: scaled_dot_product_attention(*xs, is_causal=True), gated=False),
+    }
+    return {name: makers[name]() for name in names}
