@@ -1,5 +1,6 @@
 # demo   train an xLSTM and an LSTM on the Python manual and compare them (about three minutes)
 # test   the tests
+# test-sets  the tests once per instruction set of the kernels that this processor runs, and once without the kernels
 # check  format, lint, types, then the tests: what a change must pass
 # fix    format and repair what ruff can repair
 # bench  the timings of docs/benchmarks.md, a quarter of an hour (own environment in .bench); ARGS=--quick: a few, unwritten
@@ -13,13 +14,18 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 # One thread per worker: two workers with two threads each are slower than two with one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test check fix bench oracles clean
+.PHONY: demo test test-sets check fix bench oracles clean
 
 demo: $(STAMP)
 	@$(BIN)/exgate demo
 
 test: $(STAMP)
 	@$(PYTEST)
+
+test-sets: $(STAMP)
+	@set -e; for name in $$($(BIN)/python -c 'from exgate.ops import native; print(*native.usable(), "none")'); do \
+		echo "== instruction set $$name"; $(PYTEST) --instruction-set $$name; \
+	done
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,16 +1,40 @@
-"""What every test gets: a fixed seed, and one thread per worker when several run at once."""
+"""What every test gets: a fixed seed, one thread per worker when several run at once, the instruction set asked for."""
 
 from __future__ import annotations
 
 import os
 import random
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
 
+from exgate.ops import native
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "run every test with the kernels compiled for NAME: v4, v3, base or arm64; or with none of them"
+    parser.addoption("--instruction-set", metavar="NAME", help=words)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before collection, because tests of the kernels are made for, or skipped by, what `native.usable` says then."""
+    forced = ExitStack()
+    config.add_cleanup(forced.close)
+    if config.option.instruction_set:
+        try:
+            forced.enter_context(native.instruction_set(config.option.instruction_set))
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    forced = " (--instruction-set)" if config.option.instruction_set else ""
+    return f"instruction set: {next(iter(native.usable()), 'none')}{forced}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -23,6 +47,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = chosen
+
+
+@pytest.fixture
+def instruction_set() -> str:
+    """What kernels this run uses, for the processes that a test starts: they do not see --instruction-set."""
+    return next(iter(native.usable()), "none")
 
 
 @pytest.fixture(autouse=True)

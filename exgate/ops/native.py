@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
 _forced: str | None = None  # an instruction set, or "none"
-_loaded: dict[str, ctypes.CDLL | None] = {}
+_loaded: dict[str, ctypes.CDLL] = {}
 _spaces: list[Tensor] = []
 _said = False
 
@@ -30,42 +30,56 @@ def instruction_sets() -> tuple[str, ...]:
     return {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}.get(best, ("base",))
 
 
+def _path(name: str) -> Path:
+    return FOLDER / f"libexgate_{name}{SUFFIX}"
+
+
+def usable() -> tuple[str, ...]:
+    """The instruction sets that a call may use here, best first: none where the package was installed without them."""
+    names = instruction_sets() if _forced is None else (_forced,)
+    return tuple(name for name in names if _path(name).exists())
+
+
+_usable = usable()  # a plain value, which torch.compile can read
+
+
 def library() -> ctypes.CDLL | None:
     """The library of kernels, loaded at the first call; None where the package was installed without it."""
-    for name in instruction_sets() if _forced is None else (_forced,):
-        if name not in _loaded:
-            path = FOLDER / f"libexgate_{name}{SUFFIX}"
-            _loaded[name] = ctypes.CDLL(str(path)) if path.exists() else None
-        if _loaded[name] is not None:
-            return _loaded[name]
-    return None
-
-
-def _is_there() -> bool:
-    names = instruction_sets() if _forced is None else (_forced,)
-    return any((FOLDER / f"libexgate_{name}{SUFFIX}").exists() for name in names)
-
-
-_there = _is_there()  # a plain value, which torch.compile can read
+    if not _usable:
+        return None
+    if _usable[0] not in _loaded:
+        _loaded[_usable[0]] = ctypes.CDLL(str(_path(_usable[0])))
+    return _loaded[_usable[0]]
 
 
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
-    """Use the kernels compiled for `name` inside the block ("v4", "v3", "base", "arm64"), or "none" of them."""
-    global _forced, _there
+    """Use the kernels compiled for `name` inside the block ("v4", "v3", "base", "arm64"), or "none" of them.
+
+    Raises:
+        ValueError: this processor does not run `name`, or its library was not built.
+    """
+    global _forced, _usable
+    runs = ("none", *instruction_sets())
+    if name not in runs:
+        raise ValueError(
+            f"instruction set '{name}': this processor runs {', '.join(runs[1:])}. Use one of them, or none."
+        )
+    if name != "none" and not _path(name).exists():
+        raise ValueError(f"instruction set '{name}': there is no {_path(name).name}. Build it: pip install -e .")
     before, _forced = _forced, name
-    _there = _is_there()
+    _usable = usable()
     try:
         yield
     finally:
         _forced = before
-        _there = _is_there()
+        _usable = usable()
 
 
 def absent() -> str | None:
     """Why there are no kernels, in words; None if there are. The first to ask is told on standard error."""
     global _said
-    if _there:
+    if _usable:
         return None
     if not torch.compiler.is_compiling() and not _said and _forced is None:
         _said = True

@@ -11,10 +11,10 @@ from exgate.ops import lstm, native, slstm
 from tests.ops import contract
 from tests.ops.contract import SPECS, Case
 
-SETS = [name for name in native.instruction_sets() if (native.FOLDER / f"libexgate_{name}{native.SUFFIX}").exists()]
+SETS = native.usable()
 NAMES = ["slstm-sigmoid", "slstm-exp", "lstm", "lstm-peepholes"]
 LAWS = [contract.equals_reference, contract.reset_separates, contract.memory_may_be_anything, contract.splits_anywhere]
-kernels = pytest.mark.skipif(not SETS, reason="no compiled kernels here")
+kernels = pytest.mark.skipif(not SETS, reason="needs the compiled kernels")
 
 
 @pytest.fixture
@@ -68,7 +68,8 @@ def test_any_number_of_threads_gives_the_same_bits(threads, name, batch, heads, 
 
 FORK = """
 import os, sys, torch
-from exgate.ops import slstm
+from exgate.ops import native, slstm
+native.instruction_set(sys.argv[1]).__enter__()
 torch.set_num_threads(2)
 x, r = torch.randn(3, 6, 4, 4, 8), torch.randn(4, 4, 8, 8)
 wanted = slstm(x, r, backend="cpu")[0]
@@ -84,20 +85,63 @@ for _ in range(3):
 
 @kernels
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_fork_starts_its_own_threads():
-    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
+def test_a_fork_starts_its_own_threads(instruction_set):
+    subprocess.run([sys.executable, "-c", FORK, instruction_set], check=True, timeout=60)
 
 
-class Threads(torch.utils.data.Dataset):
+COUNT = """
+import os, sys, torch
+from exgate.ops import native, slstm
+native.instruction_set(sys.argv[1]).__enter__()
+x, r = torch.randn(3, 6, 4, 4, 8), torch.randn(4, 4, 8, 8)
+def started(threads):
+    torch.set_num_threads(threads)
+    before = len(os.listdir("/proc/self/task"))
+    slstm(x, r, backend="cpu")
+    return len(os.listdir("/proc/self/task")) - before
+found = [started(threads) for threads in (1, 3, 2, 4)]
+assert found == [0, 2, 0, 1], found
+"""
+
+
+@kernels
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_threads_are_as_many_as_pytorch_has(instruction_set):
+    subprocess.run([sys.executable, "-c", COUNT, instruction_set], check=True, timeout=60)
+
+
+def thread_count() -> int:
+    return len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 0
+
+
+class InWorker(torch.utils.data.Dataset):
+    """What a kernel gives inside a DataLoader's worker, and how many threads it started there."""
+
+    def __init__(self, x, r, instruction_set):
+        self.x, self.r, self.instruction_set = x, r, instruction_set
+
     def __len__(self):
-        return 1
+        return 1  # handing over the first result starts threads of Python's
 
     def __getitem__(self, index):
-        return native.threads()
+        torch.set_num_threads(3)  # PyTorch sets 1 in a worker; a user's code may set more
+        with native.instruction_set(self.instruction_set):
+            before = thread_count()
+            h, _ = slstm(self.x, self.r, backend="cpu")
+            return h, thread_count() - before
 
 
-def test_a_worker_of_a_data_loader_uses_one_thread():
-    assert next(iter(torch.utils.data.DataLoader(Threads(), num_workers=1))).item() == 1
+@kernels
+@pytest.mark.parametrize("start", [m for m in ("fork", "spawn") if m in torch.multiprocessing.get_all_start_methods()])
+def test_a_worker_of_a_data_loader_uses_one_thread(threads, instruction_set, start):
+    threads(2)
+    x, r = torch.randn(3, 6, 4, 4, 8), torch.randn(4, 4, 8, 8)
+    wanted = slstm(x, r, backend="cpu")[0]  # the threads of this process are there when the worker begins
+    data = InWorker(x, r, instruction_set)
+    loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context=start)
+    h, started = next(iter(loader))
+    assert torch.equal(h, wanted)
+    assert started == 0
 
 
 def test_without_a_library_the_reason_is_in_words():
@@ -106,6 +150,26 @@ def test_without_a_library_the_reason_is_in_words():
         assert slstm(x, r)[0].shape == (2, 3, 1, 4)
         with pytest.raises(ValueError, match="lstm: backend 'cpu' cannot take this call: the compiled kernels are not"):
             lstm(x, r, backend="cpu")
+
+
+def test_a_missing_library_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr(native, "_usable", ())
+    monkeypatch.setattr(native, "_forced", None)
+    monkeypatch.setattr(native, "_said", False)
+    for _ in range(2):
+        slstm(torch.randn(2, 3, 4, 1, 4), torch.randn(4, 1, 4, 4))
+    assert capsys.readouterr().err == (
+        "exgate: installed without compiled kernels; plain PyTorch is used, which is slower.\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["v5", "arm64", "v3"])
+def test_an_instruction_set_that_is_not_there_is_refused(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "instruction_sets", lambda: ("v4", "v3"))
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    reason = "Build it: pip install" if name == "v3" else "this processor runs v4, v3. Use one of them, or none"
+    with pytest.raises(ValueError, match=f"'{name}': .*{reason}"), native.instruction_set(name):
+        pass
 
 
 def test_float64_is_refused():

@@ -6,8 +6,8 @@ import torch
 
 from exgate.ops import native
 
-SETS = [name for name in native.instruction_sets() if (native.FOLDER / f"libexgate_{name}{native.SUFFIX}").exists()]
-pytestmark = pytest.mark.skipif(not SETS, reason="no compiled kernels here")
+SETS = native.usable()
+pytestmark = pytest.mark.skipif(not SETS, reason="needs the compiled kernels")
 
 EXACT = {
     "exp": np.exp,

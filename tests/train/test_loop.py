@@ -279,9 +279,11 @@ import os, signal, sys
 import torch
 torch.set_num_threads(1)
 from exgate.cli import recipe, train
+from exgate.ops import native
 from exgate.train import checkpoint, loop
 
-where, number, runs = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+native.instruction_set(sys.argv[1]).__enter__()
+where, number, runs = sys.argv[2], int(sys.argv[3]), sys.argv[4:]
 
 def die_at(count, function):
     calls = [0]
@@ -326,7 +328,7 @@ picture = false
 """
 
 
-def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
+def test_killed_runs_end_as_if_they_had_not_been(tmp_path, instruction_set):
     for i, (_, body) in enumerate(DOCS):
         (tmp_path / "text").mkdir(exist_ok=True)
         (tmp_path / "text" / f"{i:02d}.txt").write_text(body)
@@ -337,7 +339,7 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     def run(where: str, number: int, *runs: str) -> int:
         arguments = [f"{tmp_path}/{name.split('-')[0]}.toml={tmp_path}/{name}" for name in runs]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", KILLED, where, str(number), *arguments]
+        command = [sys.executable, "-c", KILLED, instruction_set, where, str(number), *arguments]
         result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert result.returncode in (0, -signal.SIGKILL), result.stderr
         return result.returncode

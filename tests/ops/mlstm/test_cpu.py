@@ -8,8 +8,8 @@ import torch
 from exgate.ops import mlstm, native
 from tests.ops.contract import SPECS, TOLERANCE, Case, error, reference
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="exgate was built without a compiler")
-SETS = [name for name in native.instruction_sets() if (native.FOLDER / f"libexgate_{name}{native.SUFFIX}").exists()]
+pytestmark = pytest.mark.skipif(not native.usable(), reason="needs the compiled kernels")
+SETS = native.usable()
 
 
 def _case(kind=torch.float32, *, name="mlstm-exp", sizes=(2, 5, 3), **options) -> Case:
