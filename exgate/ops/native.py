@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-BLOCK = 8  # steps between two states that are kept for backward, as in recurrence.h
 FOLDER = Path(__file__).parent
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
