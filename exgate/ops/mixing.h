@@ -66,15 +66,18 @@ inline int64_t mixing_numbers(const Sizes& s) { return s.blocks() * s.size * 4 *
 inline void pack_mixing(const Sizes& s, const float* r, int64_t head, int64_t block, float* panels) {
     const int64_t K = s.size;
     float* panel = panels + block * K * 4 * W;
-    for (int64_t g = 0; g < 4; g++) {
-        const float* rows = r + ((g * s.heads + head) * K + block * W) * K;
-        const int64_t n = K - block * W < W ? K - block * W : W;
-        for (int64_t k0 = 0; k0 < K; k0 += 16) {
-            const int64_t stop = k0 + 16 < K ? k0 + 16 : K;
-            for (int64_t w = 0; w < W; w++)
+    const int64_t n = K - block * W < W ? K - block * W : W;
+    // By W inputs, which fill lines of r and stay in cache while the four gates are laid side by side. The rows of r are
+    // a power of two apart too often to be foreseen by the processor.
+    for (int64_t k0 = 0; k0 < K; k0 += W)
+        for (int64_t g = 0; g < 4; g++) {
+            const float* rows = r + ((g * s.heads + head) * K + block * W) * K;
+            const int64_t stop = k0 + W < K ? k0 + W : K;
+            for (int64_t w = 0; w < W; w++) {
+                if (w < n) __builtin_prefetch(rows + w * K + k0 + 2 * W);
                 for (int64_t k = k0; k < stop; k++) panel[(k * 4 + g) * W + w] = w < n ? rows[w * K + k] : 0.0f;
+            }
         }
-    }
 }
 
 // Backward weights of one head: [four blocks of inputs][gate, out (padded)][4 W]

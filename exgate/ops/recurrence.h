@@ -100,14 +100,12 @@ void forward(const Call& a, const X* x, const Unit& unit, const float* panels, f
             const Peep peep(a, head, j * W, left);
             row_groups(rows, [&](int64_t i0, auto count) {
                 constexpr int R = decltype(count)::value;
-                // Rows are a power of two apart too often to stay in cache for long: ask for the inputs one product ahead.
                 const X* in = x + ((first + i0) * s.steps + t) * 4 * gate + head * K + j * W;
-                for (int i = 0; i < R; i++)
-                    for (int g = 0; g < 4; g++) __builtin_prefetch(in + i * s.steps * 4 * gate + g * gate);
                 vf sums[R][4] = {};
                 product<R, 4>(sums, h + i0 * P, P, 1, panels + j * K * 4 * W, K);
                 for (int i = 0; i < R; i++, in += s.steps * 4 * gate) {
                     const int64_t b = first + i0 + i, at = (i0 + i) * P + j * W;
+                    for (int g = 0; g < 4; g++) __builtin_prefetch(in + (4 + g) * gate);
                     vf raw[4], states[Cell::CELLS], gates[4];
                     for (int g = 0; g < 4; g++) raw[g] = sums[i][g] + load(in + g * gate, left);
                     for (int v = 0; v < Cell::CELLS; v++) states[v] = load(cells + v * size + at);
