@@ -42,9 +42,16 @@ class _Product(torch.autograd.Function):
     """x W^T + b. Its gradient for x is such a product again, so it can be differentiated any number of times."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def vmap(info, dims, x: Tensor, weight: Tensor, bias: Tensor | None):
+        return torch.vmap(nn.functional.linear, dims)(x, weight, bias), 0
 
     @staticmethod
     def backward(ctx, dy: Tensor):

@@ -30,6 +30,14 @@ def test_linear_is_differentiable_twice():
         torch.testing.assert_close(a, b)
 
 
+def test_linear_under_function_transforms():
+    layer, x = Linear(24, 36), torch.randn(2, 100, 24)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
+    gradient = torch.func.grad(lambda x: layer(x).square().sum())(x)
+    (wanted,) = torch.autograd.grad(layer(y := x.clone().requires_grad_()).square().sum(), y)
+    torch.testing.assert_close(gradient, wanted)
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
 def test_linear_in_other_types(kind):
     layer, x = Linear(24, 36, dtype=kind), torch.randn(100, 24, dtype=kind)
