@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from exgate import ops
+from exgate.layers.linear import Linear
 from exgate.layers.norm import per_head
 from exgate.ops import LSTMState
 
@@ -41,7 +42,7 @@ class LSTMLayer(nn.Module):
         self.dim, self.hidden, self.heads = dim, dim if hidden is None else hidden, heads
         self.forget_bias = forget_bias
         self.size = per_head("LSTMLayer", "hidden", self.hidden, heads)
-        self.input = nn.Linear(dim, 4 * self.hidden, bias=bias, device=device, dtype=dtype)
+        self.input = Linear(dim, 4 * self.hidden, bias=bias, device=device, dtype=dtype)
         self.recurrent = nn.Parameter(torch.empty(4, heads, self.size, self.size, device=device, dtype=dtype))
         self.peephole = (
             nn.Parameter(torch.empty(3, heads, self.size, device=device, dtype=dtype)) if peepholes else None

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from exgate import ops
 from exgate.layers.conv import CausalConv
 from exgate.layers.init import power_law_, small_
-from exgate.layers.linear import HeadwiseLinear
+from exgate.layers.linear import HeadwiseLinear, Linear
 from exgate.layers.norm import HeadNorm, per_head
 from exgate.ops import SLSTMState
 from exgate.ops.state import State
@@ -124,7 +124,7 @@ class DenseSLSTMLayer(nn.Module):
         self.dim, self.hidden, self.heads = dim, dim if hidden is None else hidden, heads
         self.forget_gate, self.block, self.blocks = forget_gate, block, blocks
         self.size = per_head("DenseSLSTMLayer", "hidden", self.hidden, heads)
-        self.input = nn.Linear(dim, 4 * self.hidden, bias=bias, device=device, dtype=dtype)
+        self.input = Linear(dim, 4 * self.hidden, bias=bias, device=device, dtype=dtype)
         self.recurrent = nn.Parameter(torch.empty(4, heads, self.size, self.size, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -29,7 +29,7 @@ def compact(model: LanguageModel, weights: str) -> LanguageModel:
     done: dict[int, nn.Module] = {
         id(module): CompactLinear(module.weight, module.bias, weights)
         for module in model.modules()
-        if type(module) is nn.Linear
+        if isinstance(module, nn.Linear)
     }
     done[id(model.embed)] = CompactEmbedding(model.embed.weight)
     small = copy.deepcopy(model, done)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-BLOCK = 8  # steps between two states that are kept for backward, as in recurrence.h
 FOLDER = Path(__file__).parent
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
@@ -128,11 +127,6 @@ def function(name: str):
 def contiguous(*tensors: Tensor | None) -> list[Any]:
     """The tensors without gaps between their numbers; None stays None."""
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-def pointers(*tensors: Tensor) -> ctypes.Array:
-    """An array of the tensors' addresses; hold the tensors while it is in use."""
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def call(name: str, *arguments: int | bytes | Tensor | ctypes.Array | None) -> int:

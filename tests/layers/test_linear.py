@@ -1,9 +1,47 @@
-"""The block-diagonal product against a dense one."""
+"""The dense product against PyTorch's own, the block-diagonal one against a dense one."""
 
 import pytest
 import torch
 
-from exgate.layers.linear import HeadwiseLinear
+from exgate.layers.linear import HeadwiseLinear, Linear
+
+
+@pytest.mark.parametrize("shape", [(100, 24), (5, 40, 24), (3, 24), (40, 5, 24)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_that_of_pytorch(shape, bias):
+    layer, x = Linear(24, 36, bias=bias), torch.randn(shape, requires_grad=True)
+    if len(shape) == 3:
+        x = x.transpose(0, 1)  # any strides
+    leaves = (x, *layer.parameters())
+    ours, theirs = layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close(ours, theirs)
+    dy = torch.randn_like(ours)
+    for a, b in zip(torch.autograd.grad(ours, leaves, dy), torch.autograd.grad(theirs, leaves, dy), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_linear_is_differentiable_twice():
+    layer, x = Linear(24, 36), torch.randn(100, 24, requires_grad=True)
+    found = []
+    for y in (layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias)):
+        (dx,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad((dx**2).sum(), (x, layer.weight)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_linear_under_function_transforms():
+    layer, x = Linear(24, 36), torch.randn(2, 100, 24)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
+    gradient = torch.func.grad(lambda x: layer(x).square().sum())(x)
+    (wanted,) = torch.autograd.grad(layer(y := x.clone().requires_grad_()).square().sum(), y)
+    torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_linear_in_other_types(kind):
+    layer, x = Linear(24, 36, dtype=kind), torch.randn(100, 24, dtype=kind)
+    assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
 
 
 def test_is_a_block_diagonal_product():

@@ -16,10 +16,13 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
     state = [x.clone().requires_grad_() for x in case.state]
     if name.startswith("mlstm"):
         return torch.ops.exgate.mlstm_eager, (*leaves, *state, case.reset, chunk_size, True, True, 0.0, saves)
+    if backend == "cpu":
+        op, peephole = getattr(torch.ops.exgate, f"{name.split('-')[0]}_cpu"), leaves[2] if len(leaves) > 2 else None
+        return op, (*leaves[:2], *state, peephole, case.reset, False, saves)
     if name.startswith("slstm"):
-        return getattr(torch.ops.exgate, f"slstm_{backend}"), (*leaves, *state, case.reset, False, saves)
+        return torch.ops.exgate.slstm_eager, (*leaves, *state, case.reset, False, saves)
     if name.startswith("lstm"):
-        return getattr(torch.ops.exgate, f"lstm_{backend}"), (*leaves[:2], *state, leaves[2], case.reset, saves)
+        return torch.ops.exgate.lstm_eager, (*leaves[:2], *state, leaves[2], case.reset, saves)
     window = torch.cat([state[0], leaves[0]], 1).detach().requires_grad_()
     return torch.ops.exgate.conv_eager, (window, leaves[1], case.reset)
 

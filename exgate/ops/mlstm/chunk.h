@@ -91,7 +91,7 @@ inline float open(Gates& gates, const Call& call, int64_t b, int64_t h, int64_t 
 EXGATE_INLINE vf weights(const Gates& gates, int64_t t, int64_t x, vf lane) {
     vf d = exp(load(gates.columns + x) + gates.rows[t]);
     vf s = lane + (float)x;
-    return (s <= (float)t) & (s >= gates.seen[t]) ? d : vf{};
+    return ((s <= (float)t) & (s >= gates.seen[t])) ? d : vf{};
 }
 
 EXGATE_INLINE vf lanes() {

@@ -41,7 +41,7 @@ def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, rese
     if kind != torch.bfloat16:
         q, k, v = q.float(), k.float(), v.float()
     c, n, m = state
-    saves = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, i, f, c, n))
+    saves = native.saves(q, k, v, i, f, c, n)
     options = (min(chunk_size or CHUNK, LARGEST), input_gate == "exp", normalize, eps, saves)
     h, c, n, m, *_ = torch.ops.exgate.mlstm_cpu(q, k, v, i.float(), f.float(), c, n, m, reset, *options)
     return h.to(kind), type(state)(c, n, m.detach())
