@@ -1,6 +1,7 @@
 """The compiled kernels: finding the library for this processor, loading it when an op first needs it, threads."""
 
 import ctypes
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from torch.utils.data import get_worker_info
 
 FOLDER = Path(__file__).parent
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+
+_PROCESS = os.getpid()  # a child by fork has none of the threads of its parent's OpenMP library
 
 _forced: str | None = None  # an instruction set, or "none"
 _loaded: dict[str, ctypes.CDLL] = {}
@@ -48,7 +51,22 @@ def library() -> ctypes.CDLL | None:
         return None
     if _usable[0] not in _loaded:
         _loaded[_usable[0]] = ctypes.CDLL(str(_path(_usable[0])))
+        _lend_threads(_loaded[_usable[0]])
     return _loaded[_usable[0]]
+
+
+def _lend_threads(library: ctypes.CDLL) -> None:
+    """Give the kernels the threads of the OpenMP library that PyTorch has loaded, where there is one (see pool.h)."""
+    flag, folder = getattr(os, "RTLD_NOLOAD", None), Path(torch.__file__).parent
+    if flag is None or os.getpid() != _PROCESS:
+        return
+    for path in (*folder.glob("lib/lib*omp*"), *folder.parent.glob("torch.libs/lib*omp*")):
+        try:
+            openmp = ctypes.CDLL(str(path), mode=flag | os.RTLD_LAZY)
+            library.exgate_team(ctypes.cast(openmp.GOMP_parallel, ctypes.c_void_p))
+        except (OSError, AttributeError):  # another library than the one in use, or one that works otherwise
+            continue
+        return
 
 
 @contextmanager

@@ -1,10 +1,14 @@
-// Threads for the kernels: items 0 ... count-1 are dealt out in turn, thread t takes t, t + threads, ...
+// Threads for the kernels: each takes the next of the items 0 ... count-1 until there is none left.
 //
-// What an item computes does not depend on who computes it, so any number of threads gives the same bits. Workers sleep
-// between calls. After a fork the child has none of its parent's threads: it sees that its process is another and
-// starts its own. A call that finds the pool busy (another Python thread is in a kernel) works alone.
+// What an item computes does not depend on who computes it, so any number of threads gives the same bits. The threads are
+// PyTorch's own where its OpenMP library lends them (`exgate_team`): after an operation of PyTorch they stay awake for a
+// while, and threads of ours would have to share the cores with them. Elsewhere, and after a fork, which no OpenMP
+// library survives, they are our own: a worker waits for the next call awake for a moment, and then asleep. A call that
+// finds them busy (another Python thread is in a kernel) works alone.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -23,8 +27,18 @@ class Pool {
   public:
     typedef void (*Work)(void* what, int64_t item);
 
+    // OpenMP's: run `work(what)` on a team of so many threads. As GCC calls it, and LLVM and Intel understand.
+    typedef void (*Team)(void (*work)(void*), void* what, unsigned threads, unsigned flags);
+
+    static void lend(Team team) { lent() = {team, getpid()}; }
+
     static void run(int64_t count, int64_t threads, Work work, void* what) {
         if (threads > count) threads = count;
+        if (threads > 1 && lent().team && lent().process == getpid()) {
+            Job job(work, what, count);
+            lent().team([](void* own) { ((Job*)own)->take(); }, &job, (unsigned)threads, 0);
+            return;
+        }
         if (threads > 1) {
             Pool* pool = mine();
             if (pool->busy.try_lock()) {
@@ -37,12 +51,33 @@ class Pool {
     }
 
   private:
+    struct Lent {
+        Team team = nullptr;
+        int process = 0;
+    };
+    static Lent& lent() {
+        static Lent threads;
+        return threads;
+    }
+
+    struct Job {
+        Work work;
+        void* what;
+        int64_t count;
+        std::atomic<int64_t> next{0};
+
+        Job(Work work, void* what, int64_t count) : work(work), what(what), count(count) {}
+        void take() {
+            for (int64_t item; (item = next++) < count;) work(what, item);
+        }
+    };
+
     std::mutex busy, lock;
     std::condition_variable begin, end;
     std::vector<std::thread*> workers;  // never joined: the pool lives as long as its process
-    int64_t round = 0, left = 0, count = 0, threads = 0;
-    Work work = nullptr;
-    void* what = nullptr;
+    std::atomic<int64_t> round{0}, left{0};
+    Job* job = nullptr;
+    int64_t threads = 0;
     int owner = getpid();
 
     static Pool* mine() {
@@ -58,11 +93,12 @@ class Pool {
         return pool;
     }
 
-    void share(int64_t items, int64_t wanted, Work task, void* argument) {
+    void share(int64_t count, int64_t wanted, Work work, void* what) {
+        Job mine(work, what, count);
         while ((int64_t)workers.size() < wanted - 1) {
             int64_t rank = (int64_t)workers.size() + 1;
             try {
-                workers.push_back(new std::thread(&Pool::serve, this, rank, round));
+                workers.push_back(new std::thread(&Pool::serve, this, rank, round.load()));
             } catch (...) {
                 break;  // the machine gives no more threads: those there are share the work
             }
@@ -70,27 +106,34 @@ class Pool {
         if (wanted > (int64_t)workers.size() + 1) wanted = (int64_t)workers.size() + 1;
         {
             std::lock_guard<std::mutex> hold(lock);
-            count = items, threads = wanted, work = task, what = argument;
+            job = &mine, threads = wanted;
             left = (int64_t)workers.size();
             round++;
         }
         begin.notify_all();
-        for (int64_t item = 0; item < items; item += wanted) task(argument, item);
-        std::unique_lock<std::mutex> hold(lock);
-        end.wait(hold, [this] { return left == 0; });
+        mine.take();
+        await(end, [this] { return left == 0; });
     }
 
     void serve(int64_t rank, int64_t seen) {
         for (;;) {
-            std::unique_lock<std::mutex> hold(lock);
-            begin.wait(hold, [&] { return round != seen; });
+            await(begin, [&] { return round != seen; });
             seen = round;
-            hold.unlock();
-            if (rank < threads)
-                for (int64_t item = rank; item < count; item += threads) work(what, item);
-            hold.lock();
-            if (--left == 0) end.notify_one();
+            if (rank < threads) job->take();
+            if (--left == 0) {
+                std::lock_guard<std::mutex> hold(lock);
+                end.notify_one();
+            }
         }
+    }
+
+    template <class F>
+    void await(std::condition_variable& news, F&& done) {
+        const auto late = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+        while (std::chrono::steady_clock::now() < late)
+            if (done()) return;
+        std::unique_lock<std::mutex> hold(lock);
+        news.wait(hold, done);
     }
 };
 
