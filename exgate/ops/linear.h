@@ -1,9 +1,9 @@
-// y = W x for a few rows of x: the weights are read once, in the order in which they lie, at the speed of the memory.
+// y = W x for a few rows of x: the weights are read once, at the speed of the memory.
 //
-// One output after the other: a single stream is what the processor fetches ahead best. Every output is one sum in an
-// order that depends on neither rows nor threads. Weights are float32, bfloat16, or int8 with a scale per output. So that
-// the arithmetic keeps up with memory, x is laid out for the weights first: for bfloat16, the even numbers of 2 W apart
-// from the odd ones, as a word of two weights gives them by a shift and a mask; for int8, as 15-bit whole numbers.
+// Weights are float32, bfloat16, or int8 with a scale per output. So that the arithmetic keeps up with memory, x is laid
+// out for the weights first: for bfloat16, the even numbers of 2 W apart from the odd ones, as a word of two weights gives
+// them by a shift and a mask; for int8, as 15-bit whole numbers. Every output is one sum in one order, however many
+// threads there are.
 #pragma once
 
 #include <math.h>
@@ -15,9 +15,14 @@
 
 namespace exgate {
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int STREAMS = 4;
+#else
+constexpr int STREAMS = 2;  // 16 registers
+#endif
 constexpr int MOST_ROWS = 8;
-constexpr int64_t SHARE = 1 << 18;     // bytes of weights that are worth waking a thread for
-constexpr int64_t WHOLE_BLOCK = 1024;  // numbers whose products of int8 with at most LARGEST fit 32 bits in sum
+constexpr int64_t SHARE = 1 << 18;    // bytes of weights that are worth a thread
+constexpr int64_t WHOLE_BLOCK = 512;  // numbers at a time whose products, of int8 with up to LARGEST, fit 32 bits in sum
 constexpr float LARGEST = 16383.0f;
 
 struct Linear {
@@ -73,85 +78,95 @@ inline Operand<int16_t> operand(const Linear& a, int64_t group, const int8_t*) {
     return {space.data(), a.ins, units.data()};
 }
 
-template <int ROWS>
-EXGATE_INLINE void dot(float (&y)[ROWS], const float* w, const Operand<float>& a, const float* x, int64_t ins) {
-    constexpr int U = ROWS > 2 ? 1 : 4 / ROWS;
-    vf sums[ROWS][U] = {};
+// y[s][r] = row s of w times row r of x, for S rows of w that are `apart` numbers apart
+template <int S, int ROWS>
+EXGATE_INLINE void dot(float (&y)[S][ROWS], const float* w, int64_t apart, const Operand<float>& a, int64_t ins) {
+    constexpr int U = ROWS == 1 ? 2 : 1;
+    vf sums[S][ROWS][U] = {};
     int64_t k = 0;
     for (; k + U * W <= ins; k += U * W)
-#pragma GCC unroll 4
-        for (int u = 0; u < U; u++) {
-            vf left = load(w + k + u * W);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) sums[r][u] += left * load(x + r * a.next + k + u * W);
-        }
-    for (; k < ins; k += W)
-        for (int r = 0; r < ROWS; r++) sums[r][0] += load(w + k, ins - k) * load(x + r * a.next + k, ins - k);
-    for (int r = 0; r < ROWS; r++) {
-        for (int u = 1; u < U; u++) sums[r][0] += sums[r][u];
-        y[r] = sum(sums[r][0]);
-    }
-}
-
-template <int ROWS>
-EXGATE_INLINE void dot(float (&y)[ROWS], const bf16* w, const Operand<float>& a, const float* x, int64_t ins) {
-    typedef vu vu_any __attribute__((aligned(2), may_alias));
-    constexpr int U = ROWS > 1 ? 1 : 2;
-    vf sums[ROWS][2 * U] = {};
-    int64_t k = 0;
-    for (; k + 2 * U * W <= ins; k += 2 * U * W)
 #pragma GCC unroll 2
         for (int u = 0; u < U; u++) {
-            vu both = *(const vu_any*)(w + k + 2 * u * W);
+            vf right[ROWS];
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) right[r] = load(a.x + r * a.next + k + u * W);
+#pragma GCC unroll 8
+            for (int s = 0; s < S; s++) {
+                vf left = load(w + s * apart + k + u * W);
+#pragma GCC unroll 8
+                for (int r = 0; r < ROWS; r++) sums[s][r][u] += left * right[r];
+            }
+        }
+    for (; k < ins; k += W)
+        for (int s = 0; s < S; s++)
+            for (int r = 0; r < ROWS; r++)
+                sums[s][r][0] += load(w + s * apart + k, ins - k) * load(a.x + r * a.next + k, ins - k);
+    for (int s = 0; s < S; s++)
+        for (int r = 0; r < ROWS; r++) y[s][r] = sum(U == 1 ? sums[s][r][0] : sums[s][r][0] + sums[s][r][U - 1]);
+}
+
+template <int S, int ROWS>
+EXGATE_INLINE void dot(float (&y)[S][ROWS], const bf16* w, int64_t apart, const Operand<float>& a, int64_t ins) {
+    typedef vu vu_any __attribute__((aligned(2), may_alias));
+    vf sums[S][ROWS][2] = {};
+    int64_t k = 0;
+    for (; k + 2 * W <= ins; k += 2 * W)
+#pragma GCC unroll 8
+        for (int s = 0; s < S; s++) {
+            vu both = *(const vu_any*)(w + s * apart + k);
             vf even = (vf)(both << 16), odd = (vf)(both & 0xffff0000u);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) {
-                const float* right = x + r * a.next + k + 2 * u * W;
-                sums[r][2 * u] += even * load(right);
-                sums[r][2 * u + 1] += odd * load(right + W);
+                sums[s][r][0] += even * load(a.x + r * a.next + k);
+                sums[s][r][1] += odd * load(a.x + r * a.next + k + W);
             }
         }
-    if (k + 2 * W <= ins) {
-        vu both = *(const vu_any*)(w + k);
-        vf even = (vf)(both << 16), odd = (vf)(both & 0xffff0000u);
-        for (int r = 0; r < ROWS; r++)
-            sums[r][0] += even * load(x + r * a.next + k) + odd * load(x + r * a.next + k + W);
-        k += 2 * W;
-    }
     for (; k < ins; k += W)
-        for (int r = 0; r < ROWS; r++) sums[r][0] += load(w + k, ins - k) * load(x + r * a.next + k, ins - k);
-    for (int r = 0; r < ROWS; r++) {
-        for (int u = 1; u < 2 * U; u++) sums[r][0] += sums[r][u];
-        y[r] = sum(sums[r][0]);
+        for (int s = 0; s < S; s++)
+            for (int r = 0; r < ROWS; r++)
+                sums[s][r][0] += load(w + s * apart + k, ins - k) * load(a.x + r * a.next + k, ins - k);
+    for (int s = 0; s < S; s++)
+        for (int r = 0; r < ROWS; r++) y[s][r] = sum(sums[s][r][0] + sums[s][r][1]);
+}
+
+template <int S, int ROWS>
+EXGATE_INLINE void dot(float (&y)[S][ROWS], const int8_t* w, int64_t apart, const Operand<int16_t>& a, int64_t ins) {
+    for (int s = 0; s < S; s++)
+        for (int r = 0; r < ROWS; r++) y[s][r] = 0;
+    for (int64_t first = 0; first < ins; first += WHOLE_BLOCK) {
+        const int64_t last = first + WHOLE_BLOCK < ins ? first + WHOLE_BLOCK : ins;
+        for (int s = 0; s < S; s++)
+            for (int r = 0; r < ROWS; r++) {
+                int32_t part = 0;
+                for (int64_t k = first; k < last; k++) part += (int32_t)w[s * apart + k] * (int32_t)a.x[r * a.next + k];
+                y[s][r] += (float)part * a.unit[r];
+            }
     }
 }
 
-template <int ROWS>
-EXGATE_INLINE void dot(float (&y)[ROWS], const int8_t* w, const Operand<int16_t>& a, const int16_t* x, int64_t ins) {
-    for (int r = 0; r < ROWS; r++) {
-        float total = 0;
-        for (int64_t first = 0; first < ins; first += WHOLE_BLOCK) {
-            const int64_t last = first + WHOLE_BLOCK < ins ? first + WHOLE_BLOCK : ins;
-            int32_t part = 0;
-            for (int64_t k = first; k < last; k++) part += (int32_t)w[k] * (int32_t)x[r * a.next + k];
-            total += (float)part;
-        }
-        y[r] = total * a.unit[r];
-    }
-}
-
+// Outputs first ... last - 1. Their weights are read in STREAMS places at once: one does not keep the memory busy.
 template <int ROWS, class Weight, class Number>
-void dots(const Linear& a, const Operand<Number>& right, int64_t row, int64_t group, int64_t first, int64_t last) {
-    Operand<Number> own = right;
-    if (own.unit) own.unit += row;
+void dots(const Linear& a, Operand<Number> right, int64_t row, int64_t group, int64_t first, int64_t last) {
+    constexpr int S = ROWS <= 2 ? STREAMS : 1;
+    right.x += row * right.next;
+    if (right.unit) right.unit += row;
     const Weight* w = (const Weight*)a.weight + group * a.outs * a.ins;
     float* out = a.out + group * a.out_group + row * a.out_row;
-    for (int64_t o = first; o < last; o++) {
+    auto put = [&](int64_t o, const auto& y) {
         const int64_t place = group * a.outs + o;
-        float y[ROWS];
-        dot(y, w + o * a.ins, own, own.x + row * own.next, a.ins);
         for (int r = 0; r < ROWS; r++)
             out[r * a.out_row + o] = y[r] * (a.scale ? a.scale[place] : 1.0f) + (a.bias ? a.bias[place] : 0.0f);
+    };
+    const int64_t each = (last - first) / S;
+    for (int64_t o = first; o < first + each; o++) {
+        float y[S][ROWS];
+        dot(y, w + o * a.ins, each * a.ins, right, a.ins);
+        for (int s = 0; s < S; s++) put(o + s * each, y[s]);
+    }
+    for (int64_t o = first + S * each; o < last; o++) {
+        float y[1][ROWS];
+        dot(y, w + o * a.ins, 0, right, a.ins);
+        put(o, y[0]);
     }
 }
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
+from exgate.ops.autograd import expect, received
 
 BLOCK = 8  # steps between two states that are kept for backward, as in recurrence.h
 
@@ -59,10 +60,11 @@ def define(name: str, states: tuple[str, ...], gradients: int) -> None:
     def save(ctx, inputs, output) -> None:
         x, r, h, *_, peephole, reset, _, _ = inputs
         ctx.kind = x.dtype
+        expect(ctx, *output[: 1 + gradients])
         ctx.save_for_backward(r, output[0], h, *output[-2:], peephole, reset)
 
-    def differentiate(ctx, dy: Tensor, *dstates: Tensor):
-        dx, dr, *found, dpeephole = back(dy, *dstates[:gradients], *ctx.saved_tensors)
+    def differentiate(ctx, *given: Tensor | None):
+        dx, dr, *found, dpeephole = back(*received(ctx, *given), *ctx.saved_tensors)
         found += [None] * (len(states) - gradients)
         return dx.to(ctx.kind), dr, *found, dpeephole.sum(0) if dpeephole.numel() else None, None, None, None
 

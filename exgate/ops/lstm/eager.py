@@ -12,6 +12,7 @@ few elementwise operations per step; the weight gradient is one product per bloc
 import torch
 from torch import Tensor
 
+from exgate.ops.autograd import expect, received
 from exgate.ops.dispatch import state_type
 from exgate.ops.layout import batch_first, heads_first, mixing, own, time_blocks, unmixing
 from exgate.ops.lstm import reference
@@ -159,12 +160,13 @@ def _(dy, dh, dc, x, r, hs, cs, peephole, reset):
 
 def _save(ctx, inputs, output):
     x, r, _, _, peephole, reset, _ = inputs
+    expect(ctx, *output[:3])
     ctx.save_for_backward(x, r, *output[3:], peephole, reset)
 
 
-def _gradients(ctx, dy, dh, dc, *_):
+def _gradients(ctx, *gradients):
     saved = ctx.saved_tensors
-    dx, dr, dh, dc, dpeephole = torch.ops.exgate.lstm_eager_backward(dy, dh, dc, *saved)
+    dx, dr, dh, dc, dpeephole = torch.ops.exgate.lstm_eager_backward(*received(ctx, *gradients), *saved)
     return dx, dr, dh, dc, None if saved[4] is None else dpeephole, None, None
 
 

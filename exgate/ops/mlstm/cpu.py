@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
+from exgate.ops.autograd import expect, received
 from exgate.ops.mlstm import step
 
 CHUNK = 32  # steps: as few as keep the products' tiles full, since half of a chunk's scores are never needed
@@ -145,12 +146,14 @@ def _(dh, dc, dn, q, k, v, i, f, c, n, m, reset, h, cs, ns, ms, size, exponentia
 def _save(ctx, inputs, output):
     q, k, v, i, f, c, n, m, reset, *ctx.options, _ = inputs
     h, _, _, _, *kept = output
+    expect(ctx, *output[:3])
     ctx.save_for_backward(q, k, v, i, f, c, n, m, reset, h, *kept)
 
 
-def _gradients(ctx, dh, dc, dn, *_):
-    gradients = torch.ops.exgate.mlstm_cpu_backward(dh, dc, dn, *ctx.saved_tensors, *ctx.options)
-    return *gradients, None, None, None, None, None, None, None
+def _gradients(ctx, *gradients):
+    given = received(ctx, *gradients)
+    found = torch.ops.exgate.mlstm_cpu_backward(*given, *ctx.saved_tensors, *ctx.options)
+    return *found, None, None, None, None, None, None, None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

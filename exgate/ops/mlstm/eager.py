@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
+from exgate.ops.autograd import expect, received
 from exgate.ops.mlstm import reference
 
 GROUP_NUMBERS = 1 << 17  # numbers of q in a group of chunks: half a megabyte in float32
@@ -283,13 +284,15 @@ def _(dh, dc, dn, q, k, v, i, f, m, reset, h, cs, ns, nqs, size, exponential, no
 
 def _save(ctx, inputs, output):
     q, k, v, i, f, _, _, m, reset, *ctx.options, _ = inputs
-    h, _, _, _, *saved = output
+    h, c, n, _, *saved = output
+    expect(ctx, h, c, n)
     ctx.save_for_backward(q, k, v, i, f, m, reset, h, *saved)
 
 
-def _gradients(ctx, dh, dc, dn, *_):
-    gradients = torch.ops.exgate.mlstm_eager_backward(dh, dc, dn, *ctx.saved_tensors, *ctx.options)
-    return *gradients, None, None, None, None, None, None, None
+def _gradients(ctx, *gradients):
+    given = received(ctx, *gradients)
+    found = torch.ops.exgate.mlstm_eager_backward(*given, *ctx.saved_tensors, *ctx.options)
+    return *found, None, None, None, None, None, None, None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exgate.ops.autograd import expect, received
 from exgate.ops.dispatch import state_type
 from exgate.ops.layout import batch_first, heads_first, mixing, own, time_blocks, unmixing
 from exgate.ops.slstm import reference
@@ -164,11 +165,13 @@ def _(dy, dh, dc, dn, x, r, hs, cns, ms, reset, exp_f):
 
 def _save(ctx, inputs, output):
     x, r, _, _, _, _, reset, ctx.exp_f, _ = inputs
+    expect(ctx, *output[:4])
     ctx.save_for_backward(x, r, *output[5:], reset)
 
 
-def _gradients(ctx, dy, dh, dc, dn, *_):
-    dx, dr, dh, dc, dn = torch.ops.exgate.slstm_eager_backward(dy, dh, dc, dn, *ctx.saved_tensors, ctx.exp_f)
+def _gradients(ctx, *gradients):
+    given = received(ctx, *gradients)
+    dx, dr, dh, dc, dn = torch.ops.exgate.slstm_eager_backward(*given, *ctx.saved_tensors, ctx.exp_f)
     return dx, dr, dh, dc, dn, None, None, None, None
 
 
