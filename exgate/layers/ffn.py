@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exgate.layers.init import small_, wang_
+from exgate.layers.linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -50,8 +51,8 @@ class FFN(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"FFN: activation is {activation!r}; it should be one of {', '.join(ACTIVATIONS)}.")
         self.dim, self.hidden, self.activation, self.gated, self.blocks = dim, hidden, activation, gated, blocks
-        self.up = nn.Linear(dim, (1 + gated) * hidden, bias=bias, device=device, dtype=dtype)
-        self.down = nn.Linear(hidden, dim, bias=bias, device=device, dtype=dtype)
+        self.up = Linear(dim, (1 + gated) * hidden, bias=bias, device=device, dtype=dtype)
+        self.down = Linear(hidden, dim, bias=bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

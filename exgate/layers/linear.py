@@ -10,20 +10,25 @@ from exgate.layers.norm import per_head
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, by oneDNN where PyTorch would take another library: what `torch.nn.LSTM` runs on.
-
-    On some processors the other library's float32 product takes 1.2 times as long. Short products (decoding), other
-    types and devices, autocast and compiled or exported programs are left to `nn.Linear`.
-    """
+    """`nn.Linear` by `product`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if _onednn_takes(x, self.weight):
-            return _Product.apply(x, self.weight, self.bias)
-        return super().forward(x)
+        return product(x, self.weight, self.bias)
 
 
-SHORT = 64  # rows from which oneDNN is not slower
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`, by oneDNN where PyTorch would take another library: what `torch.nn.LSTM` runs on.
+
+    On some processors the other library's float32 product takes 1.2 times as long. Short products (decoding), small
+    ones, other types and devices, autocast and compiled or exported programs are left to `F.linear`.
+    """
+    if _onednn_takes(x, weight):
+        return _Product.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+SHORT, SMALL = 64, 2**17  # rows and numbers of weights from which oneDNN is not slower
 
 
 def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
@@ -35,6 +40,7 @@ def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= SHORT * x.shape[-1]
+        and weight.numel() >= SMALL
         and not torch.is_autocast_enabled("cpu")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # PyTorch's own, without a promise
     )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from exgate import ops
 from exgate.layers.conv import CausalConv
 from exgate.layers.init import ramp_, small_, wang_
-from exgate.layers.linear import HeadwiseLinear
+from exgate.layers.linear import HeadwiseLinear, Linear
 from exgate.layers.norm import HeadNorm, per_head
 from exgate.layers.slstm import split_state
 from exgate.ops import ConvState, MLSTMState
@@ -62,14 +62,14 @@ class MLSTMLayer(nn.Module):
         self.inner = inner = 64 * math.ceil(proj_factor * dim / 64)
         per_head("MLSTMLayer", "inner width", inner, heads)
         per_head("MLSTMLayer", "inner width", inner, qkv_block, "qkv_block")
-        self.up = nn.Linear(dim, 2 * inner, bias=bias, **where)
+        self.up = Linear(dim, 2 * inner, bias=bias, **where)
         self.conv = CausalConv(inner, conv_kernel, **where)
         self.q, self.k, self.v = (HeadwiseLinear(inner, inner // qkv_block, bias=bias, **where) for _ in range(3))
-        self.igate = nn.Linear(3 * inner, heads, **where)
-        self.fgate = nn.Linear(3 * inner, heads, **where)
+        self.igate = Linear(3 * inner, heads, **where)
+        self.fgate = Linear(3 * inner, heads, **where)
         self.norm = HeadNorm(inner, heads, norm_eps, offset=True, **where)
         self.skip = nn.Parameter(torch.empty(inner, **where))
-        self.down = nn.Linear(inner, dim, bias=bias, **where)
+        self.down = Linear(inner, dim, bias=bias, **where)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -155,14 +155,14 @@ class MLSTM7BLayer(nn.Module):
         qk_dim, v_dim = dim // 2 if qk_dim is None else qk_dim, dim if v_dim is None else v_dim
         per_head("MLSTM7BLayer", "qk_dim", qk_dim, heads)
         per_head("MLSTM7BLayer", "v_dim", v_dim, heads)
-        self.q = nn.Linear(dim, qk_dim, bias=bias, **where)
-        self.k = nn.Linear(dim, qk_dim, bias=bias, **where)
-        self.v = nn.Linear(dim, v_dim, bias=bias, **where)
-        self.igate = nn.Linear(dim, heads, **where)
-        self.fgate = nn.Linear(dim, heads, **where)
-        self.ogate = nn.Linear(dim, v_dim, bias=bias, **where)
+        self.q = Linear(dim, qk_dim, bias=bias, **where)
+        self.k = Linear(dim, qk_dim, bias=bias, **where)
+        self.v = Linear(dim, v_dim, bias=bias, **where)
+        self.igate = Linear(dim, heads, **where)
+        self.fgate = Linear(dim, heads, **where)
+        self.ogate = Linear(dim, v_dim, bias=bias, **where)
         self.norm = HeadNorm(v_dim, heads, norm_eps, **where)
-        self.out = nn.Linear(v_dim, dim, bias=bias, **where)
+        self.out = Linear(v_dim, dim, bias=bias, **where)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

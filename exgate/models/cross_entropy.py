@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from exgate.layers.linear import product
 
 IGNORED = -100
 _LOGITS = {"cpu": 2**22, "default": 2**26}  # elements of one chunk of logits: 16 MB, on accelerators 256 MB, in float32
@@ -62,7 +63,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _logits(x: Tensor, weight: Tensor, soft_cap: float) -> Tensor:
-    z = F.linear(x, weight).to(_wide(x))
+    z = product(x, weight).to(_wide(x))
     return z.div_(soft_cap).tanh_().mul_(soft_cap) if soft_cap else z
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exgate.layers.init import small_
+from exgate.layers.linear import Linear, product
 from exgate.layers.norm import HeadNorm, LayerNorm, RMSNorm
 from exgate.layers.stack import Stack, reset_parameters
 from exgate.models.cross_entropy import cross_entropy
@@ -60,9 +61,7 @@ class LanguageModel(nn.Module):
         self.tie_embeddings = tie_embeddings
         self.embed = nn.Embedding(vocab_size, dim, device=device, dtype=dtype)
         self.stack, self.norm = stack, norm
-        self.head: Any = (
-            None if tie_embeddings else nn.Linear(width, vocab_size, bias=False, device=device, dtype=dtype)
-        )
+        self.head: Any = None if tie_embeddings else Linear(width, vocab_size, bias=False, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Start all weights anew, as published: what to call after `to_empty` on a model built on the meta device."""
@@ -94,7 +93,7 @@ class LanguageModel(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., D) from `hidden` -> logits (..., V) in float32 (or float64): for the steps that one needs them of."""
-        logits = F.linear(x, self.embed.weight) if self.head is None else self.head(x)
+        logits = product(x, self.embed.weight) if self.head is None else self.head(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap else logits
 
