@@ -227,7 +227,7 @@ def _decode(part: dict):
                     y = figures.least(part, case, name)
                     ax.plot([x - width / 2, x + width / 2], [y, y], color="black", linewidth=1.5)
         ax.plot([], [], color="black", linewidth=1.5, label="memory's limit")
-        ax.set_title(f"{size}: {part['models'][size]['weight_bytes']['ours'] / 4e6:.0f} M weights read per token")
+        ax.set_title(f"{size}: {part['models'][size]['weight_bytes']['ours'] / 4e6:.0f} M weights a token")
         ax.set_ylabel("ms per token")
     place = {"loc": "outside lower center", "ncols": len(names) + 1, "columnspacing": 1.2, "fontsize": 9}
     figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, **place)

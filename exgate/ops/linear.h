@@ -1,9 +1,9 @@
 // y = W x for a few rows of x: the weights are read once, at the speed of the memory.
 //
 // Weights are float32, bfloat16, or int8 with a scale per output. So that the arithmetic keeps up with memory, x is laid
-// out for the weights first: for bfloat16, the even numbers of 2 W apart from the odd ones, as a word of two weights gives
-// them by a shift and a mask; for int8, as 15-bit whole numbers. Every output is one sum in one order, however many
-// threads there are.
+// out for the weights first: vectors of all rows side by side (rows that lie a power of two apart share a set of the
+// cache); for bfloat16, even numbers apart from odd ones, as a word of two weights gives them by a shift and a mask; for
+// int8, as 15-bit whole numbers. Every output is one sum in one order, however many threads there are.
 #pragma once
 
 #include <math.h>
@@ -33,37 +33,35 @@ struct Linear {
     int64_t x_group, x_row, out_group, out_row;  // strides
 };
 
-// What a weight is multiplied with: rows of `next` numbers, each to be scaled by `unit` in the end
+// What weights are multiplied with: numbers of `rows` rows, each to be scaled by `unit` in the end
 template <class Number>
 struct Operand {
     const Number* x;
-    int64_t next;
     const float* unit;
 };
 
-inline Operand<float> operand(const Linear& a, int64_t group, const float*) {
-    return {a.x + group * a.x_group, a.x_row, nullptr};
-}
-
-inline Operand<float> operand(const Linear& a, int64_t group, const bf16*) {
+// float32: W numbers of each row, then the next W; the last are filled up with zeros. bfloat16: the same by 2 W, the W even
+// ones first. `pair` is 1 or 2.
+inline Operand<float> vectors(const Linear& a, const float* x, int64_t rows, int64_t pair) {
     static thread_local std::vector<float> space;
-    const int64_t pairs = a.ins / (2 * W) * W, next = a.ins + 2 * W;
-    space.resize(a.rows * next);
-    for (int64_t r = 0; r < a.rows; r++) {
-        const float* from = a.x + group * a.x_group + r * a.x_row;
-        float* to = space.data() + r * next;
-        for (int64_t k = 0; k < 2 * pairs; k++) to[k / (2 * W) * 2 * W + k % 2 * W + k / 2 % W] = from[k];
-        for (int64_t k = 2 * pairs; k < a.ins; k++) to[k] = from[k];
-    }
-    return {space.data(), next, nullptr};
+    const int64_t block = pair * W, blocks = (a.ins + block - 1) / block;
+    space.assign(blocks * rows * block + W, 0.0f);
+    float* to = (float*)(((uintptr_t)space.data() + 4 * W - 1) / (4 * W) * (4 * W));  // a vector across two lines costs two
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < a.ins; k++)
+            to[(k / block * rows + r) * block + k % pair * W + k % block / pair] = x[r * a.x_row + k];
+    return {to, nullptr};
 }
 
-inline Operand<int16_t> operand(const Linear& a, int64_t group, const int8_t*) {
+inline Operand<float> operand(const Linear& a, const float* x, int64_t rows, const float*) { return vectors(a, x, rows, 1); }
+inline Operand<float> operand(const Linear& a, const float* x, int64_t rows, const bf16*) { return vectors(a, x, rows, 2); }
+
+inline Operand<int16_t> operand(const Linear& a, const float* x, int64_t rows, const int8_t*) {
     static thread_local std::vector<int16_t> space;
-    static thread_local std::vector<float> units;
-    space.resize(a.rows * a.ins), units.resize(a.rows);
-    for (int64_t r = 0; r < a.rows; r++) {
-        const float* from = a.x + group * a.x_group + r * a.x_row;
+    static thread_local float units[MOST_ROWS];
+    space.resize(rows * a.ins);
+    for (int64_t r = 0; r < rows; r++) {
+        const float* from = x + r * a.x_row;
         vf most = {}, odd = {};
         for (int64_t k = 0; k < a.ins; k += W) {
             vf number = load(from + k, a.ins - k);
@@ -75,58 +73,71 @@ inline Operand<int16_t> operand(const Linear& a, int64_t group, const int8_t*) {
         const float by = units[r] > 0 ? LARGEST / largest : 0.0f;
         for (int64_t k = 0; k < a.ins; k++) space[r * a.ins + k] = (int16_t)lrintf(from[k] * by);
     }
-    return {space.data(), a.ins, units.data()};
+    return {space.data(), units};
+}
+
+template <int S, int ROWS>
+EXGATE_INLINE void total(float (&y)[S][ROWS], const vf (&sums)[S][ROWS]) {
+    for (int s = 0; s < S; s++)
+        for (int r = 0; r < ROWS; r++) y[s][r] = sum(sums[s][r]);
 }
 
 // y[s][r] = row s of w times row r of x, for S rows of w that are `apart` numbers apart
 template <int S, int ROWS>
 EXGATE_INLINE void dot(float (&y)[S][ROWS], const float* w, int64_t apart, const Operand<float>& a, int64_t ins) {
-    constexpr int U = ROWS == 1 ? 2 : 1;
-    vf sums[S][ROWS][U] = {};
-    int64_t k = 0;
-    for (; k + U * W <= ins; k += U * W)
-#pragma GCC unroll 2
-        for (int u = 0; u < U; u++) {
-            vf right[ROWS];
+    vf sums[S][ROWS] = {};
+    auto add = [&](const float* x, const vf (&left)[S]) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) right[r] = load(a.x + r * a.next + k + u * W);
+        for (int r = 0; r < ROWS; r++) {
+            vf right = load(x + r * W);
 #pragma GCC unroll 8
-            for (int s = 0; s < S; s++) {
-                vf left = load(w + s * apart + k + u * W);
-#pragma GCC unroll 8
-                for (int r = 0; r < ROWS; r++) sums[s][r][u] += left * right[r];
-            }
+            for (int s = 0; s < S; s++) sums[s][r] += left[s] * right;
         }
-    for (; k < ins; k += W)
-        for (int s = 0; s < S; s++)
-            for (int r = 0; r < ROWS; r++)
-                sums[s][r][0] += load(w + s * apart + k, ins - k) * load(a.x + r * a.next + k, ins - k);
-    for (int s = 0; s < S; s++)
-        for (int r = 0; r < ROWS; r++) y[s][r] = sum(U == 1 ? sums[s][r][0] : sums[s][r][0] + sums[s][r][U - 1]);
+    };
+    vf left[S];
+    int64_t k = 0;
+    for (; k + W <= ins; k += W) {
+#pragma GCC unroll 8
+        for (int s = 0; s < S; s++) left[s] = load(w + s * apart + k);
+        add(a.x + k * ROWS, left);
+    }
+    if (k < ins) {
+        for (int s = 0; s < S; s++) left[s] = load(w + s * apart + k, ins - k);
+        add(a.x + k * ROWS, left);
+    }
+    total(y, sums);
 }
 
 template <int S, int ROWS>
 EXGATE_INLINE void dot(float (&y)[S][ROWS], const bf16* w, int64_t apart, const Operand<float>& a, int64_t ins) {
     typedef vu vu_any __attribute__((aligned(2), may_alias));
-    vf sums[S][ROWS][2] = {};
-    int64_t k = 0;
-    for (; k + 2 * W <= ins; k += 2 * W)
+    vf sums[S][ROWS] = {};
+    auto add = [&](const float* x, const vu (&both)[S]) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-        for (int s = 0; s < S; s++) {
-            vu both = *(const vu_any*)(w + s * apart + k);
-            vf even = (vf)(both << 16), odd = (vf)(both & 0xffff0000u);
+        for (int r = 0; r < ROWS; r++) {
+            vf even = load(x + 2 * r * W), odd = load(x + 2 * r * W + W);
 #pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                sums[s][r][0] += even * load(a.x + r * a.next + k);
-                sums[s][r][1] += odd * load(a.x + r * a.next + k + W);
+            for (int s = 0; s < S; s++) {
+                sums[s][r] += (vf)(both[s] << 16) * even;
+                sums[s][r] += (vf)(both[s] & 0xffff0000u) * odd;
             }
         }
-    for (; k < ins; k += W)
-        for (int s = 0; s < S; s++)
-            for (int r = 0; r < ROWS; r++)
-                sums[s][r][0] += load(w + s * apart + k, ins - k) * load(a.x + r * a.next + k, ins - k);
-    for (int s = 0; s < S; s++)
-        for (int r = 0; r < ROWS; r++) y[s][r] = sum(sums[s][r][0] + sums[s][r][1]);
+    };
+    vu both[S];
+    int64_t k = 0;
+    for (; k + 2 * W <= ins; k += 2 * W) {
+#pragma GCC unroll 8
+        for (int s = 0; s < S; s++) both[s] = *(const vu_any*)(w + s * apart + k);
+        add(a.x + k * ROWS, both);
+    }
+    if (k < ins) {
+        for (int s = 0; s < S; s++) {
+            both[s] = vu{};
+            memcpy(&both[s], w + s * apart + k, sizeof(bf16) * (ins - k));
+        }
+        add(a.x + k * ROWS, both);
+    }
+    total(y, sums);
 }
 
 template <int S, int ROWS>
@@ -138,7 +149,7 @@ EXGATE_INLINE void dot(float (&y)[S][ROWS], const int8_t* w, int64_t apart, cons
         for (int s = 0; s < S; s++)
             for (int r = 0; r < ROWS; r++) {
                 int32_t part = 0;
-                for (int64_t k = first; k < last; k++) part += (int32_t)w[s * apart + k] * (int32_t)a.x[r * a.next + k];
+                for (int64_t k = first; k < last; k++) part += (int32_t)w[s * apart + k] * (int32_t)a.x[r * ins + k];
                 y[s][r] += (float)part * a.unit[r];
             }
     }
@@ -146,10 +157,9 @@ EXGATE_INLINE void dot(float (&y)[S][ROWS], const int8_t* w, int64_t apart, cons
 
 // Outputs first ... last - 1. Their weights are read in STREAMS places at once: one does not keep the memory busy.
 template <int ROWS, class Weight, class Number>
-void dots(const Linear& a, Operand<Number> right, int64_t row, int64_t group, int64_t first, int64_t last) {
-    constexpr int S = ROWS <= 2 ? STREAMS : 1;
-    right.x += row * right.next;
-    if (right.unit) right.unit += row;
+void dots(const Linear& a, const Operand<Number>& right, int64_t row, int64_t group, int64_t first, int64_t last) {
+    // S * ROWS sums stay in registers; those of int8 do not, and gain by it only where memory is the limit.
+    constexpr int S = sizeof(Weight) == 1 ? (ROWS <= 2 ? STREAMS : 1) : ROWS <= 4 ? STREAMS : STREAMS / 2;
     const Weight* w = (const Weight*)a.weight + group * a.outs * a.ins;
     float* out = a.out + group * a.out_group + row * a.out_row;
     auto put = [&](int64_t o, const auto& y) {
@@ -172,13 +182,16 @@ void dots(const Linear& a, Operand<Number> right, int64_t row, int64_t group, in
 
 template <class Weight>
 void linear(const Linear& a, int64_t threads) {
-    for (int64_t group = 0; group < a.groups; group++) {
-        const auto right = operand(a, group, (const Weight*)nullptr);
-        const int64_t share = a.outs * a.ins * (int64_t)sizeof(Weight) / SHARE;
-        const int64_t parts = share < 1 ? 1 : share < threads ? share : threads, each = (a.outs + parts - 1) / parts;
-        parallel(parts, threads, [&](int64_t part) {
-            const int64_t first = part * each, last = first + each < a.outs ? first + each : a.outs;
-            for (int64_t row = 0; row < a.rows; row += MOST_ROWS) switch (a.rows - row) {
+    const int64_t share = a.outs * a.ins * (int64_t)sizeof(Weight) / SHARE;
+    const int64_t parts = share < 1 ? 1 : share < threads ? share : threads, each = (a.outs + parts - 1) / parts;
+    for (int64_t group = 0; group < a.groups; group++)
+        for (int64_t row = 0; row < a.rows; row += MOST_ROWS) {
+            const int64_t rows = a.rows - row < MOST_ROWS ? a.rows - row : MOST_ROWS;
+            const float* x = a.x + group * a.x_group + row * a.x_row;
+            const auto right = operand(a, x, rows, (const Weight*)nullptr);
+            parallel(parts, threads, [&](int64_t part) {
+                const int64_t first = part * each, last = first + each < a.outs ? first + each : a.outs;
+                switch (rows) {
                     case 1: dots<1, Weight>(a, right, row, group, first, last); break;
                     case 2: dots<2, Weight>(a, right, row, group, first, last); break;
                     case 3: dots<3, Weight>(a, right, row, group, first, last); break;
@@ -188,8 +201,8 @@ void linear(const Linear& a, int64_t threads) {
                     case 7: dots<7, Weight>(a, right, row, group, first, last); break;
                     default: dots<8, Weight>(a, right, row, group, first, last);
                 }
-        });
-    }
+            });
+        }
 }
 
 }  // namespace exgate
