@@ -6,13 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exgate.ops.state import State, flatten, map_state, unflatten
-
-
-def join(states: Sequence[State]) -> State:
-    """States of the same model stacked along the batch."""
-    parts = [flatten(state) for state in states]
-    return unflatten({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, states[0])
+from exgate.ops.state import State, join, map_state
 
 
 def split(state: State, rows: int) -> list[State]:

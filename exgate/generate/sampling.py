@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from exgate.generate.logits import Sampler
-from exgate.generate.prefill import join, prefill, split
+from exgate.generate.prefill import prefill, split
 from exgate.generate.replay import Stepper
 from exgate.generate.session import Session
 from exgate.generate.stop import StopFilter
-from exgate.ops.state import State, map_state, select
+from exgate.ops.state import State, join, map_state, select
 
 Prompts = Tensor | Sequence[Tensor] | Sequence[Sequence[int]]
 

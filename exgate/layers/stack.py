@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from exgate.ops.state import State, flatten, select, unflatten
+from exgate.ops.state import State, join, select
 
 
 class Residual(nn.Module):
@@ -187,10 +187,8 @@ def ragged(
         state = select(state, torch.arange(len(sizes), device=x.device))
         begin = end
     y = F.pad(torch.cat(outputs, 1), (0, 0, 0, steps - begin))
-    parts = [flatten(final) for final in reversed(finals)]
-    joined = unflatten({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, like=finals[0])
     back = torch.argsort(order)
-    return y[back], select(joined, back)
+    return y[back], select(join(finals[::-1]), back)
 
 
 def reset_parameters(module: nn.Module) -> None:

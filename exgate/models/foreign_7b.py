@@ -193,8 +193,9 @@ def to_transformers(
 def _not_in_transformers(model: str, config: Any) -> str | None:
     if model != "xlstm_7b":
         return f"it is of the architecture '{model}', and only 'xlstm_7b' has mLSTM without convolution."
-    if "s" in config.pattern:
-        return f"pattern {config.pattern!r} has sLSTM blocks (s)."
+    for letter, kind in (("s", "sLSTM"), ("a", "attention")):
+        if letter in config.pattern:
+            return f"pattern {config.pattern!r} has {kind} blocks ({letter})."
     for key, wanted in (("input_gate", "exp"), ("ffn_activation", "silu")):
         if getattr(config, key) != wanted:
             return f"{key} is {getattr(config, key)!r}, and there it is always {wanted!r}."

@@ -29,11 +29,11 @@ class LanguageModel(nn.Module):
         soft_cap: c in c tanh(logits / c); 0 caps nothing.
         dropout: of the embedding's output.
         config: the dataclass that this was built from; kept, not read.
+        replayable: every step is the same operations, so that one can be recorded (`exgate.generate.replay`); False
+            where the state grows.
     Raises:
         ValueError: embeddings are tied, but widths differ.
     """
-
-    replayable = True  # every step is the same operations, so that one can be recorded (exgate.generate.replay)
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class LanguageModel(nn.Module):
         soft_cap: float = 0.0,
         dropout: float = 0.0,
         config: Any = None,
+        replayable: bool = True,
         device=None,
         dtype=None,
     ) -> None:
@@ -57,7 +58,7 @@ class LanguageModel(nn.Module):
                 f"LanguageModel: tie_embeddings needs the stack's output as wide as the embedding, "
                 f"but they have {width} and {dim}. Set tie_embeddings=False, or make them equal."
             )
-        self.config, self.soft_cap, self.dropout = config, soft_cap, dropout
+        self.config, self.soft_cap, self.dropout, self.replayable = config, soft_cap, dropout, replayable
         self.tie_embeddings = tie_embeddings
         self.embed = nn.Embedding(vocab_size, dim, device=device, dtype=dtype)
         self.stack, self.norm = stack, norm
@@ -166,7 +167,7 @@ def materialise(model: LanguageModel, device: torch.device | str | None = None) 
     return model
 
 
-def layout(pattern: str, blocks: int, letters: str = "ms") -> str:
+def layout(pattern: str, blocks: int, letters: str = "msa") -> str:
     """One letter per block: `pattern` repeated and cut to `blocks`.
 
     Raises:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from exgate.layers.attention import AttentionLayer
 from exgate.layers.ffn import FFN
 from exgate.layers.mlstm import MLSTMLayer
 from exgate.layers.norm import LayerNorm
@@ -21,7 +22,8 @@ class Config:
         vocab_size, dim: V and D.
         blocks: residual blocks.
         heads: of every layer.
-        pattern: m (mLSTM) or s (sLSTM, with an FFN after it) for each block; a shorter pattern is repeated and cut.
+        pattern: m (mLSTM), s (sLSTM, with an FFN after it) or a (attention, with an FFN; not in the paper) for each
+            block; a shorter pattern is repeated and cut. "ma" is a hybrid, whose state grows with time.
         tie_embeddings: the head is the embedding's weight.
         dropout: of the embedding and of each residual branch.
         soft_cap: of the logits; 0 is none.
@@ -75,6 +77,7 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
         soft_cap=config.soft_cap,
         dropout=config.dropout,
         config=config,
+        replayable="a" not in letters,
         **where,
     )
     return materialise(model, device)
@@ -91,7 +94,10 @@ def _block(config: Config, letter: str, block: int, where: dict) -> Stack:
             eps=config.cell_eps, input_gate=config.input_gate, blocks=config.blocks, **shared,
         )  # fmt: skip
         return Stack([branch(cell)])
-    cell = SLSTMLayer(config.dim, forget_gate=config.forget_gate, block=block, blocks=config.blocks, **shared)
+    if letter == "a":
+        cell = AttentionLayer(config.dim, heads=config.heads, blocks=config.blocks, **where)
+    else:
+        cell = SLSTMLayer(config.dim, forget_gate=config.forget_gate, block=block, blocks=config.blocks, **shared)
     if not config.ffn_factor:
         return Stack([branch(cell)])
     hidden = 64 * math.ceil(config.ffn_factor * config.dim / 64)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from exgate.layers.attention import AttentionLayer
 from exgate.layers.ffn import FFN
 from exgate.layers.mlstm import MLSTM7BLayer
 from exgate.layers.norm import RMSNorm
@@ -22,9 +23,10 @@ class Config:
         heads: of every layer.
         qk_dim, v_dim: widths of all queries (keys) and of all values together.
         ffn_dim: inner width of the FFN.
-        pattern: m (mLSTM) or s (sLSTM) for each block; a shorter pattern is repeated and cut. An s block is ours, not
-            published in this architecture: the sLSTM layer of the 2024 paper (width dim) with a norm of plain weight
-            over its heads, no convolution unless `conv_kernel` says so; norms and FFN as in the other blocks.
+        pattern: m (mLSTM), s (sLSTM) or a (attention) for each block; a shorter pattern is repeated and cut. Blocks s
+            and a are ours, not published in this architecture; norms and FFN are as in the other blocks. s is the sLSTM
+            layer of the 2024 paper (width dim) with a norm of plain weight over its heads, and no convolution unless
+            `conv_kernel` says so. a is that of `exgate.models.llama`: "ma" is a hybrid, whose state grows with time.
         tie_embeddings: the head is the embedding's weight.
         dropout: of the embedding and of each residual branch.
         soft_cap, gate_soft_cap: of the logits, and of the mLSTM's input and forget gates; 0 is none.
@@ -75,6 +77,7 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
         soft_cap=config.soft_cap,
         dropout=config.dropout,
         config=config,
+        replayable="a" not in letters,
         **where,
     )
     return materialise(model, device)
@@ -88,6 +91,8 @@ def _block(config: Config, letter: str, block: int, where: dict) -> Stack:
             gate_soft_cap=config.gate_soft_cap, input_gate=config.input_gate, eps=config.cell_eps,
             norm_eps=config.norm_eps, bias=config.bias, blocks=config.blocks, **where,
         )  # fmt: skip
+    elif letter == "a":
+        cell = AttentionLayer(config.dim, heads=config.heads, bias=config.bias, blocks=config.blocks, **where)
     else:
         cell = SLSTMLayer(
             config.dim, heads=config.heads, conv_kernel=config.conv_kernel, forget_gate=config.forget_gate,

@@ -3,6 +3,7 @@
 `exgate.ops.mlstm` and its like are the functions; their backends are imported as `from exgate.ops.mlstm import eager`.
 """
 
+from exgate.ops.attention import AttentionState, attention
 from exgate.ops.conv import ConvState, conv
 from exgate.ops.dispatch import use_backend
 from exgate.ops.linear import linear
@@ -11,10 +12,12 @@ from exgate.ops.mlstm import MLSTMState, mlstm
 from exgate.ops.slstm import SLSTMState, slstm
 
 __all__ = [
+    "AttentionState",
     "ConvState",
     "LSTMState",
     "MLSTMState",
     "SLSTMState",
+    "attention",
     "conv",
     "linear",
     "lstm",

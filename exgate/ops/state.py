@@ -1,8 +1,13 @@
-"""What can be done with any state: states are tensors in NamedTuples, nested in tuples, batch in dimension 0."""
+"""What can be done with any state: states are tensors in NamedTuples, nested in tuples, batch in dimension 0.
 
-from collections.abc import Callable, Iterator
+A NamedTuple whose tensors grow with every step names them in `GROWS`. They have time in dimension 1, newest last, and
+zeros in front of them mean nothing: so states of different length can be laid one under the other.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 State = Any  # a Tensor, None, or a (Named)tuple of States; Python's type system cannot say it more tightly
@@ -28,34 +33,50 @@ def select(state: State, index: Tensor) -> State:
     return map_state(lambda tensor: tensor[index], state)
 
 
-def _named(state: State, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def join(states: Sequence[State]) -> State:
+    """States of the same model stacked along the batch."""
+    parts = [flatten(state) for state in states]
+    return unflatten({name: _stacked([part[name] for part in parts]) for name in parts[0]}, like=states[0])
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    if len({tensor.shape[1:] for tensor in tensors}) == 1:
+        return torch.cat(tensors)
+    longest = max(tensor.shape[1] for tensor in tensors)
+    fronts = [t.new_zeros(len(t), longest - t.shape[1], *t.shape[2:]) for t in tensors]
+    return torch.cat([torch.cat(pair, 1) for pair in zip(fronts, tensors, strict=True)])
+
+
+def _named(state: State, prefix: str = "", grows: bool = False) -> Iterator[tuple[str, Tensor, bool]]:
+    """(name, tensor, whether it grows) of every tensor."""
     if state is None:
         return
     if isinstance(state, Tensor):
-        yield prefix, state
+        yield prefix, state, grows
         return
-    names = getattr(state, "_fields", range(len(state)))
+    names, growing = getattr(state, "_fields", range(len(state))), getattr(state, "GROWS", ())
     for name, part in zip(names, state, strict=True):
-        yield from _named(part, f"{prefix}.{name}" if prefix else str(name))
+        yield from _named(part, f"{prefix}.{name}" if prefix else str(name), name in growing)
 
 
 def flatten(state: State) -> dict[str, Tensor]:
     """The tensors of a state by name ("0.1.c"): what a file of tensors can hold."""
-    return dict(_named(state, ""))
+    return {name: tensor for name, tensor, _ in _named(state)}
 
 
 def unflatten(tensors: dict[str, Tensor], like: State) -> State:
     """The way back from `flatten`: tensors nested as in `like`.
 
     Raises:
-        ValueError: names or shapes (but for the batch) are not those of `like`.
+        ValueError: names or shapes (but for the batch, and the length of what grows) are not those of `like`.
     """
     wanted = flatten(like)
     if wanted.keys() != tensors.keys():
         odd = sorted(wanted.keys() ^ tensors.keys())
         raise ValueError(f"unflatten: the state does not fit this model: {', '.join(odd[:4])} only on one side.")
-    for name, tensor in wanted.items():
-        if tensor.shape[1:] != tensors[name].shape[1:]:
+    for name, tensor, grows in _named(like):
+        fixed = slice(1 + grows, None)
+        if tensor.dim() != tensors[name].dim() or tensor.shape[fixed] != tensors[name].shape[fixed]:
             raise ValueError(
                 f"unflatten: the state's {name} has shape {tuple(tensors[name].shape)}, "
                 f"but this model's has {tuple(tensor.shape)} (the first is the batch). Use the model that wrote it."

@@ -6,17 +6,25 @@ import math
 import pytest
 import torch
 
-from exgate.models import lstm, parameter_groups, xlstm, xlstm_7b
-from exgate.ops.state import detach, flatten, map_state
+from exgate.models import io, llama, lstm, parameter_groups, xlstm, xlstm_7b
+from exgate.ops.state import detach, flatten, join, map_state, select
 
 SMALL = {"vocab_size": 50, "dim": 32}
 CONFIGS = {
+    "llama": llama.Config(blocks=3, heads=4, **SMALL),
+    "llama options": llama.Config(
+        blocks=2, heads=4, kv_heads=2, window=5, ffn_dim=48, tie_embeddings=True, soft_cap=10.0, **SMALL
+    ),
     "lstm": lstm.Config(layers=3, **SMALL),
     "lstm classical": lstm.Config(layers=2, hidden=48, residual=False, peepholes=True, heads=2, **SMALL),
     "xlstm": xlstm.Config(blocks=4, pattern="ms", **SMALL),
     "xlstm options": xlstm.Config(
         blocks=3, pattern="smm", tie_embeddings=True, soft_cap=10.0, bias=True, input_gate="sigmoid", forget_gate="exp",
         conv_kernel=2, ffn_factor=0, **SMALL,
+    ),
+    "xlstm and attention": xlstm.Config(blocks=2, pattern="ma", **SMALL),
+    "xlstm_7b and attention": xlstm_7b.Config(
+        blocks=3, heads=2, qk_dim=32, v_dim=24, ffn_dim=64, pattern="mas", bias=True, **SMALL
     ),
     "xlstm_7b": xlstm_7b.Config(blocks=3, heads=4, qk_dim=16, v_dim=32, ffn_dim=64, **SMALL),
     "xlstm_7b hybrid": xlstm_7b.Config(
@@ -27,7 +35,7 @@ every_model = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.ke
 
 
 def build(config, **where):
-    return {lstm.Config: lstm, xlstm.Config: xlstm, xlstm_7b.Config: xlstm_7b}[type(config)].build(config, **where)
+    return io.build(config, **where)
 
 
 def shaken(config):
@@ -84,7 +92,7 @@ def test_reset_keeps_documents_apart(config):
     first, _ = model(tokens[:, :4])
     second, last = model(tokens[:, 4:])
     close(logits, torch.cat([first, second], 1))
-    close(state, last)
+    close(state, select(join([last, state]), torch.tensor([0])))  # what grows has zeros in front: the first document
     targets = torch.randint(50, (1, 9))
     packed, _ = model.loss(tokens, targets, reset=reset, reduction="none")
     close(packed[:, 4:], model.loss(tokens[:, 4:], targets[:, 4:], reduction="none")[0])

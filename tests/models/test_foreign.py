@@ -44,6 +44,10 @@ def test_transformers(tmp_path: Path) -> None:
     agree(compare.transformers(*golden("transformers"), tmp_path))
 
 
+def test_llama(tmp_path: Path) -> None:
+    agree(compare.llama(*golden("llama"), tmp_path / "formats"))
+
+
 def test_sigmoid_input_gate() -> None:
     agree(compare.sigmoid_gate(cases.read("sigmoid_gate")[0]))
 

@@ -58,6 +58,7 @@ def test_written_for_transformers_and_read_back(fields: dict[str, Any], tmp_path
     ("fields", "words"),
     [
         ({"pattern": "ms"}, r"pattern 'ms' has sLSTM blocks \(s\)"),
+        ({"pattern": "ma"}, r"pattern 'ma' has attention blocks \(a\)"),
         ({"input_gate": "sigmoid"}, "input_gate is 'sigmoid', and there it is always 'exp'"),
         ({"ffn_activation": "gelu"}, "ffn_activation is 'gelu', and there it is always 'silu'"),
         ({"soft_cap": 0.0}, "soft_cap is 0"),

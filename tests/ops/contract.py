@@ -12,7 +12,19 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from exgate.ops import ConvState, LSTMState, MLSTMState, SLSTMState, conv, lstm, mlstm, slstm
+from exgate.ops import (
+    AttentionState,
+    ConvState,
+    LSTMState,
+    MLSTMState,
+    SLSTMState,
+    attention,
+    conv,
+    lstm,
+    mlstm,
+    slstm,
+)
+from exgate.ops.attention import BACKENDS as ATTENTION
 from exgate.ops.conv import BACKENDS as CONV
 from exgate.ops.lstm import BACKENDS as LSTM
 from exgate.ops.mlstm import BACKENDS as MLSTM
@@ -52,6 +64,16 @@ def _lstm(sequences, weights, state, reset, backend, peepholes=False):
 
 def _conv(sequences, weights, state, reset, backend, bias=True):
     return conv(sequences[0], weights[0], weights[1] if bias else None, state, reset=reset, backend=backend)
+
+
+def _attention(sequences, weights, state, reset, backend, **options):
+    return attention(*sequences, state, reset=reset, backend=backend, **options)
+
+
+def _attention_state(b, s, random):
+    """Rows of which all of 5 keys count, some, none, and from a position beyond what is kept."""
+    _, g, k, v = s
+    return AttentionState(random(b, 5, g, k), random(b, 5, g, v), torch.tensor([3.0, 5.0, 0.0, 40.0])[:b])
 
 
 def _mlstm_sequences(b, t, s, random):
@@ -108,6 +130,17 @@ def _specs() -> Iterator[Spec]:
             ((6, 4), (1, 1), (5, 2)),
             tuple(CONV),
             {"bias": bias},
+        )
+    for name, options in (("", {}), ("-window", {"window": 4}), ("-no-rope", {"rope_theta": 0.0})):
+        yield Spec(
+            f"attention{name}",
+            lambda b, t, s, random: (random(b, t, s[0], s[2]), random(b, t, s[1], s[2]), random(b, t, s[1], s[3])),
+            lambda s, random: (),
+            _attention_state,
+            _attention,
+            ((3, 3, 4, 7), (1, 1, 2, 2), (4, 2, 8, 8)),
+            tuple(ATTENTION),
+            options,
         )
 
 
@@ -191,6 +224,11 @@ def observe(state) -> list[Tensor]:
         return [state.c * scale[..., None, None], state.n * scale[..., None]]
     if isinstance(state, SLSTMState):  # n exp(m) grows without bound where f is exponential: look at its logarithm
         return [state.h, state.c / state.n, state.n.log() + state.m]
+    if isinstance(state, AttentionState):  # what counts, with zeros in front of the shorter rows
+        length = min(state.k.shape[1], int(state.position.max()))
+        counts = torch.arange(length, 0, -1) <= state.position[:, None]
+        ends = (x[:, x.shape[1] - length :] for x in (state.k, state.v))
+        return [*(x.masked_fill(~counts[..., None, None], 0.0) for x in ends), state.position]
     return list(state)
 
 
@@ -302,6 +340,9 @@ def extreme_gates_stay_finite(spec: Spec, backend: str, kind: torch.dtype) -> fl
             q, k, v, i, f = case.sequences
             signs = [torch.where(x > 0, scale, -scale) for x in (i, f)]
             case = case.replace(sequences=(q, k, v, *signs))
+        elif spec.name.startswith("attention"):  # no gates, but products that let one key win
+            q, k = (torch.where(x > 0, scale, -scale).to(kind) for x in case.sequences[:2])
+            case = case.replace(sequences=(q, k, case.sequences[2]))
         elif not spec.name.startswith("conv"):
             case = case.replace(sequences=(torch.where(case.sequences[0] > 0, scale, -scale).to(kind),))
         out = case.run(backend)
@@ -389,7 +430,8 @@ def gradcheck(spec: Spec, backend: str, kind: torch.dtype) -> float:
     """
     for time, reset, size, fast in ((1, False, 1, False), (4, True, 1, False), (7, True, 0, True)):
         case = Case.random(spec, FLOAT64, batch=2, time=time, size=size, reset=reset, seed=41 + time)
-        free = 1 if isinstance(case.state, (MLSTMState, SLSTMState)) else 0  # m is a gauge: nothing depends on it
+        # m is a gauge: nothing depends on it. A position is a count.
+        free = 1 if isinstance(case.state, (MLSTMState, SLSTMState, AttentionState)) else 0
         parts = (*case.sequences, *case.weights, *case.state[: len(case.state) - free])
         leaves = [x.clone().requires_grad_() for x in parts]
         count, more = len(case.sequences), len(case.weights)

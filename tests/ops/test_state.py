@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from exgate.ops import ConvState, MLSTMState
-from exgate.ops.state import detach, flatten, map_state, select, unflatten
+from exgate.ops import AttentionState, ConvState, MLSTMState
+from exgate.ops.state import detach, flatten, join, map_state, select, unflatten
 
 
 def _state(batch=3, heads=2):
@@ -53,3 +53,26 @@ def test_unflatten_names_what_does_not_fit():
     del tensors["0.1.m"]
     with pytest.raises(ValueError, match=r"0.1.m only on one side"):
         unflatten(tensors, like=_state())
+
+
+def _grown(batch, length, heads=2):
+    return (
+        AttentionState(torch.randn(batch, length, heads, 4), torch.randn(batch, length, heads, 5), torch.ones(batch)),
+    )
+
+
+def test_states_that_have_grown_differently_are_joined_at_their_ends():
+    one, other = _grown(2, 3), _grown(1, 5)
+    (joined,) = join([one, other])
+    assert type(joined) is AttentionState
+    assert joined.k.shape == (3, 5, 2, 4)
+    assert torch.equal(joined.k[:2, 2:], one[0].k)
+    assert not joined.v[:2, :2].any()
+    assert torch.equal(joined.v[2:], other[0].v)
+
+
+def test_unflatten_takes_any_length_of_what_grows():
+    tensors = flatten(_grown(1, 7))
+    assert unflatten(tensors, like=_grown(2, 1))[0].v.shape == (1, 7, 2, 5)
+    with pytest.raises(ValueError, match=r"0.k has shape .1, 7, 2, 4., but this model's has .1, 7, 3, 4."):
+        unflatten(tensors, like=_grown(1, 7, heads=3))

@@ -51,6 +51,23 @@ TRANSFORMERS: dict[str, Any] = {
 }
 
 
+LLAMA: dict[str, dict[str, Any]] = {
+    name: {
+        "model_type": "llama",
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 56,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": groups,
+        "rms_norm_eps": 1e-3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        "tie_word_embeddings": tied,
+    }
+    for name, groups, tied in (("shared", 2, False), ("tied", 4, True))
+}
+
+
 def fill(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
     """Weights in float64 that depend on name, shape and seed alone: matrices of unit gain, vectors around 0.3.
 

@@ -37,12 +37,12 @@ class Row(NamedTuple):
         return f"{self.format:<38} {self.what:<34} {self.worst:8.1e}  <= {self.bound:5.0e}  {verdict}"
 
 
-def as_ours(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+def as_ours(tensors: dict[str, Tensor], folder: Path, config: dict[str, Any] | None = None) -> dict[str, Tensor]:
     """Tensors by the peer's names (its gradients, say) by our names and in our layout."""
     folder.mkdir(exist_ok=True, parents=True)
     torch.save(tensors, folder / "tensors.pt")
     weights = Weights(folder / "tensors.pt")
-    plan = foreign.read(weights, {}).plan
+    plan = foreign.read(weights, config or {}).plan
     return {name: join(*(weights.read(source) for source in sources)) for name, (sources, join) in plan.items()}
 
 
@@ -127,6 +127,25 @@ def write_transformers(path: Path, weights: dict[str, Tensor], config: dict[str,
     (path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     text = json.dumps({"model_type": "xlstm", "eps": 1e-6, "norm_eps": 1e-6, **config})
     (path / "config.json").write_text(text, encoding="utf-8")
+
+
+def llama(weights: dict[str, Tensor], arrays: Arrays, facts: dict[str, Any], folder: Path) -> list[Row]:
+    """`LlamaForCausalLM`, as `save_pretrained` writes it."""
+    folder.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(facts["case"]), encoding="utf-8")
+    label, model, tokens = f"LlamaForCausalLM {facts['name']}", quietly(folder), cases.tokens(0)
+    with torch.no_grad():
+        state, steps = None, []
+        for token in tokens.unbind(1):
+            logits, state = model(token[:, None], state)
+            steps.append(logits)
+    return [
+        _row(label, "logits, whole sequence", model(tokens)[0], arrays["whole"], 1e-10),
+        _row(label, "logits, step by step", torch.cat(steps, 1), arrays["whole"], 1e-10),
+        _single(label, quietly(folder, dtype=torch.float32), arrays),
+        *(row._replace(bound=1e-10) for row in _gradients(label, model, arrays, "gradients", None)),
+    ]
 
 
 def sigmoid_gate(arrays: Arrays) -> list[Row]:
