@@ -8,17 +8,23 @@ from exgate.ops.dispatch import use_backend
 from exgate.ops.linear import linear
 from exgate.ops.lstm import LSTMState, lstm
 from exgate.ops.mlstm import MLSTMState, mlstm
+from exgate.ops.rnn import RNNState, rnn
 from exgate.ops.slstm import SLSTMState, slstm
+from exgate.ops.wkv import WKVState, wkv
 
 __all__ = [
     "ConvState",
     "LSTMState",
     "MLSTMState",
+    "RNNState",
     "SLSTMState",
+    "WKVState",
     "conv",
     "linear",
     "lstm",
     "mlstm",
+    "rnn",
     "slstm",
     "use_backend",
+    "wkv",
 ]

@@ -12,12 +12,27 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from exgate.ops import ConvState, LSTMState, MLSTMState, SLSTMState, conv, lstm, mlstm, slstm
+from exgate.ops import (
+    ConvState,
+    LSTMState,
+    MLSTMState,
+    RNNState,
+    SLSTMState,
+    WKVState,
+    conv,
+    lstm,
+    mlstm,
+    rnn,
+    slstm,
+    wkv,
+)
 from exgate.ops.conv import BACKENDS as CONV
 from exgate.ops.lstm import BACKENDS as LSTM
 from exgate.ops.mlstm import BACKENDS as MLSTM
 from exgate.ops.reset import from_lengths
+from exgate.ops.rnn import BACKENDS as RNN
 from exgate.ops.slstm import BACKENDS as SLSTM
+from exgate.ops.wkv import BACKENDS as WKV
 
 FLOAT64, FLOAT32, BFLOAT16, FLOAT16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 TOLERANCE = {FLOAT64: 1e-11, FLOAT32: 1e-4, BFLOAT16: 4e-2, FLOAT16: 5e-3}
@@ -52,6 +67,14 @@ def _lstm(sequences, weights, state, reset, backend, peepholes=False):
 
 def _conv(sequences, weights, state, reset, backend, bias=True):
     return conv(sequences[0], weights[0], weights[1] if bias else None, state, reset=reset, backend=backend)
+
+
+def _rnn(sequences, weights, state, reset, backend):
+    return rnn(sequences[0], weights[0], state, reset=reset, backend=backend)
+
+
+def _wkv(sequences, weights, state, reset, backend):
+    return wkv(*sequences, *weights, state, reset=reset, backend=backend)
 
 
 def _mlstm_sequences(b, t, s, random):
@@ -109,6 +132,25 @@ def _specs() -> Iterator[Spec]:
             tuple(CONV),
             {"bias": bias},
         )
+
+    yield Spec(
+        "rnn",
+        lambda b, t, s, random: (random(b, t, *s),),
+        lambda s, random: (random(*s, s[1]) * s[1] ** -0.5,),
+        lambda b, s, random: RNNState(random(b, *s)),
+        _rnn,
+        ((3, 4), (1, 1), (2, 9)),
+        tuple(RNN),
+    )
+    yield Spec(
+        "wkv",
+        lambda b, t, s, random: (random(b, t, *s), random(b, t, *s)),
+        lambda s, random: (_positive(random(*s)) - 0.4, random(*s)),
+        lambda b, s, random: WKVState(random(b, *s), _positive(random(b, *s)), random(b, *s)),
+        _wkv,
+        ((5,), (1,), (16,)),
+        tuple(WKV),
+    )
 
 
 SPECS = {spec.name: spec for spec in _specs()}
@@ -191,6 +233,8 @@ def observe(state) -> list[Tensor]:
         return [state.c * scale[..., None, None], state.n * scale[..., None]]
     if isinstance(state, SLSTMState):  # n exp(m) grows without bound where f is exponential: look at its logarithm
         return [state.h, state.c / state.n, state.n.log() + state.m]
+    if isinstance(state, WKVState):
+        return [state.c / state.n, state.n.log() + state.m]
     return list(state)
 
 
@@ -303,7 +347,8 @@ def extreme_gates_stay_finite(spec: Spec, backend: str, kind: torch.dtype) -> fl
             signs = [torch.where(x > 0, scale, -scale) for x in (i, f)]
             case = case.replace(sequences=(q, k, v, *signs))
         elif not spec.name.startswith("conv"):
-            case = case.replace(sequences=(torch.where(case.sequences[0] > 0, scale, -scale).to(kind),))
+            first, *others = case.sequences
+            case = case.replace(sequences=(torch.where(first > 0, scale, -scale).to(kind), *others))
         out = case.run(backend)
         if not all(bool(torch.isfinite(x).all()) for x in out):
             return float("inf")
@@ -389,7 +434,9 @@ def gradcheck(spec: Spec, backend: str, kind: torch.dtype) -> float:
     """
     for time, reset, size, fast in ((1, False, 1, False), (4, True, 1, False), (7, True, 0, True)):
         case = Case.random(spec, FLOAT64, batch=2, time=time, size=size, reset=reset, seed=41 + time)
-        free = 1 if isinstance(case.state, (MLSTMState, SLSTMState)) else 0  # m is a gauge: nothing depends on it
+        free = (
+            1 if isinstance(case.state, (MLSTMState, SLSTMState, WKVState)) else 0
+        )  # m is a gauge: nothing depends on it
         parts = (*case.sequences, *case.weights, *case.state[: len(case.state) - free])
         leaves = [x.clone().requires_grad_() for x in parts]
         count, more = len(case.sequences), len(case.weights)
@@ -469,7 +516,7 @@ def applies(law: Callable, spec: Spec, backend: str) -> bool:
     if law is chunk_free:
         return spec.name.startswith("mlstm") and backend != "reference"
     if law is gauge:
-        return spec.name in ("mlstm-exp", "mlstm-exp-plain", "slstm-sigmoid", "slstm-exp")
+        return spec.name in ("mlstm-exp", "mlstm-exp-plain", "slstm-sigmoid", "slstm-exp", "wkv")
     if law is gradcheck:
         return not spec.name.endswith("-eps")
     return True
