@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from exgate.layers import (
     FFN,
     CausalConv,
+    ChannelMix,
     DenseSLSTMLayer,
     LayerNorm,
     LSTMLayer,
@@ -17,8 +18,10 @@ from exgate.layers import (
     MLSTMLayer,
     Residual,
     RMSNorm,
+    RNNLayer,
     SLSTMLayer,
     Stack,
+    TimeMix,
 )
 from exgate.ops.state import detach, flatten, map_state
 
@@ -33,6 +36,10 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "mlstm sigmoid bias": lambda **where: MLSTMLayer(D, heads=4, input_gate="sigmoid", bias=True, **where),
     "mlstm 7b": lambda **where: MLSTM7BLayer(D, heads=3, qk_dim=12, v_dim=18, chunk_size=5, **where),
     "mlstm 7b bias": lambda **where: MLSTM7BLayer(D, heads=3, bias=True, gate_soft_cap=0.0, **where),
+    "rnn": lambda **where: RNNLayer(D, **where),
+    "rnn heads": lambda **where: RNNLayer(D, heads=3, bias=False, **where),
+    "time mix": lambda **where: TimeMix(D, block=1, blocks=3, **where),
+    "channel mix": lambda **where: ChannelMix(D, 40, **where),
     "conv": lambda **where: CausalConv(D, 4, **where),
     "ffn": lambda **where: FFN(D, 40, **where),
     "stack": lambda **where: Stack(
