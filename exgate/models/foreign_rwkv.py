@@ -44,13 +44,11 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         raise ValueError(f"{where}: exgate's rwkv4 has no place for {extra[0]}. Such a model cannot be loaded.")
     plan: Plan = {a: ((names[b],), _vector if ".time_mix" in b else _same) for a, b in renamed.items()}
     vocab_size, dim = weights.shapes[names["embeddings.weight"]]
-    inner = weights.shapes[names["blocks.0.attention.key.weight"]][0]
     eps = config.get("layer_norm_epsilon", NORM_EPS)
-    if inner != dim or eps != NORM_EPS:
-        reason = (
-            f"attention_hidden_size={inner} is not {dim}" if inner != dim else f"layer_norm_epsilon={eps}, not 1e-05"
-        )
-        raise ValueError(f"{where}: {reason}, which exgate's rwkv4 does not have. Such a model cannot be loaded.")
+    inner = weights.shapes[names["blocks.0.attention.key.weight"]][0]
+    for key, has, wants in (("layer_norm_epsilon", eps, NORM_EPS), ("attention_hidden_size", inner, dim)):
+        if has != wants:
+            raise ValueError(f"{where}: {key} is {has}, and in exgate's rwkv4 always {wants}. It cannot be loaded.")
     fields = {"vocab_size": vocab_size, "dim": dim, "blocks": blocks, "tie_embeddings": tied, "norm_eps": eps}
     fields["ffn_dim"] = weights.shapes[names["blocks.0.feed_forward.key.weight"]][0]
     if fields["ffn_dim"] == 4 * dim:

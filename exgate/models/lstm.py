@@ -28,8 +28,8 @@ class Config:
         peepholes: gates see the cell.
         residual: each layer is a pre-norm residual branch (hidden has to be dim); else the classical stack, where the
             first layer reads the embedding and each other one the layer before it.
-        ffn_factor: inner width of a SwiGLU after each layer, a residual branch too, over dim and rounded up to a multiple
-            of 64: the "LSTM (block)" of the xLSTM paper at 8/3, a Llama whose attention is an LSTM. 0 leaves it out.
+        ffn_factor: inner width of a SwiGLU after each layer, a residual branch too, over dim, rounded up to a multiple
+            of 64: at 8/3 the "LSTM (block)" of the xLSTM paper, a Llama whose attention is an LSTM. 0 leaves it out.
         tie_embeddings: the head is the embedding's weight (hidden has to be dim).
         dropout: of the embedding and of each layer's output.
         soft_cap: of the logits; 0 is none.
@@ -38,8 +38,8 @@ class Config:
             spaced over the cells.
         norm_eps: of every norm.
     Raises:
-        ValueError: residual branches with hidden other than dim, an FFN without them, less than one layer, or an unknown
-            cell.
+        ValueError: residual branches with hidden other than dim, an FFN without them, peepholes of an RNN, less than
+            one layer, or no such cell.
     """
 
     vocab_size: int

@@ -58,7 +58,7 @@ def test_the_published_start():
     torch.testing.assert_close(last.decay, 8 * (torch.arange(12) / 11) ** 2 - 5)
     channels = ChannelMix(12, block=1, blocks=4)
     assert channels.hidden == 48
-    assert not (channels.value.weight.any() or channels.receptance.weight.any())
+    assert not any(linear.weight.any() for linear in (channels.value, channels.receptance))
     torch.testing.assert_close(channels.key.weight.T @ channels.key.weight, 4 * torch.eye(12))
     torch.testing.assert_close(channels.mix_k, place**0.75)
     torch.testing.assert_close(channels.mix_r, place**0.75)
