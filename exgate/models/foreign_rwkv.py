@@ -10,8 +10,9 @@ from torch import Tensor
 
 from exgate.models.weights import Plan, Reading, Weights
 
-# Our name within a block: theirs. Their class halves hidden states every few blocks at inference, and the weights of
-# `output` and `value` with them: that is for float16, changes nothing but roundings, and is not in its files.
+# Our name within a block: theirs. At inference their class halves hidden states every few blocks, and the weights of
+# `output` and `value` with them, for float16. It does so after loading: files have the plain weights. All that it
+# changes is how much eps weighs in its norms (1e-4 of the logits in the small model of our comparison).
 TIME = {"mix_k": "time_mix_key", "mix_v": "time_mix_value", "mix_r": "time_mix_receptance"}
 TIME |= {"decay": "time_decay", "bonus": "time_first", "out.weight": "output.weight"}
 TIME |= {f"{name}.weight": f"{name}.weight" for name in ("key", "value", "receptance")}
