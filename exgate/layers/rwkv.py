@@ -32,8 +32,11 @@ class TimeMix(nn.Module):
         super().__init__()
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.dim, self.block, self.blocks = dim, block, blocks
-        for name in self.decayed:
-            self.register_parameter(name, nn.Parameter(torch.empty(dim, **where)))
+        self.mix_k = nn.Parameter(torch.empty(dim, **where))
+        self.mix_v = nn.Parameter(torch.empty(dim, **where))
+        self.mix_r = nn.Parameter(torch.empty(dim, **where))
+        self.decay = nn.Parameter(torch.empty(dim, **where))
+        self.bonus = nn.Parameter(torch.empty(dim, **where))
         self.key = Linear(dim, dim, bias=False, **where)
         self.value = Linear(dim, dim, bias=False, **where)
         self.receptance = Linear(dim, dim, bias=False, **where)

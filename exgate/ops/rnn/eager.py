@@ -40,7 +40,8 @@ def _forward(x: Tensor, r: Tensor, h: Tensor, reset: Tensor | None, saves: bool)
         h_t.copy_(after.tanh_())
         before, after = after, before
     y = x.new_empty(x.shape).copy_(batch_first(hs[:, 1:]))
-    return y, *own(before), hs if saves else h.new_empty(0)
+    (last,) = own(before)
+    return y, last, hs if saves else h.new_empty(0)
 
 
 @torch.library.custom_op("exgate::rnn_eager_backward", mutates_args=())
@@ -60,7 +61,8 @@ def _backward(dy: Tensor, dh: Tensor, r: Tensor, hs: Tensor, reset: Tensor | Non
             carry.masked_fill_(begins[:, t], 0.0)
     h_in = hs[:, :-1] if begins is None else hs[:, :-1].masked_fill(begins, 0.0)
     dr = torch.bmm(draws.reshape(heads, -1, size).transpose(1, 2), h_in.reshape(heads, -1, size))
-    return batch_first(draws).contiguous(), dr, *own(carry)
+    (dh,) = own(carry)
+    return batch_first(draws).contiguous(), dr, dh
 
 
 @_forward.register_fake
