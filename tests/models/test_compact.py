@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exgate.layers.linear import CompactEmbedding, CompactLinear
-from exgate.models import lstm, xlstm, xlstm_7b
+from exgate.models import lstm, rwkv4, xlstm, xlstm_7b
 from exgate.models.compact import compact
 
 MODELS = {
@@ -14,6 +14,7 @@ MODELS = {
     "tied": lambda: xlstm.build(xlstm.Config(vocab_size=61, dim=64, blocks=1, tie_embeddings=True)),
     "7b": lambda: xlstm_7b.build(xlstm_7b.xlstm_7b_tiny()),
     "lstm": lambda: lstm.build(lstm.lstm_tiny()),
+    "rwkv4": lambda: rwkv4.build(rwkv4.rwkv4_tiny()),
 }
 
 
