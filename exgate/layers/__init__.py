@@ -2,12 +2,14 @@
 
 from exgate.layers.attention import AttentionLayer
 from exgate.layers.conv import CausalConv
+from exgate.layers.elman import RNNLayer
 from exgate.layers.ffn import FFN
 from exgate.layers.linear import HeadwiseLinear
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.mlstm import MLSTM7BLayer, MLSTMLayer
 from exgate.layers.norm import HeadNorm, LayerNorm, RMSNorm
 from exgate.layers.rnn import LSTM, MLSTM, SLSTM
+from exgate.layers.rwkv import ChannelMix, TimeMix
 from exgate.layers.slstm import DenseSLSTMLayer, SLSTMLayer
 from exgate.layers.stack import Bidirectional, Residual, Stack
 
@@ -19,6 +21,7 @@ __all__ = [
     "AttentionLayer",
     "Bidirectional",
     "CausalConv",
+    "ChannelMix",
     "DenseSLSTMLayer",
     "HeadNorm",
     "HeadwiseLinear",
@@ -27,7 +30,9 @@ __all__ = [
     "MLSTM7BLayer",
     "MLSTMLayer",
     "RMSNorm",
+    "RNNLayer",
     "Residual",
     "SLSTMLayer",
     "Stack",
+    "TimeMix",
 ]

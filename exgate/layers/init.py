@@ -16,6 +16,15 @@ def wang_(weight: Tensor, dim: int, blocks: int) -> Tensor:
     return nn.init.normal_(weight, std=2 / (blocks * math.sqrt(dim)))
 
 
+def orthogonal_(weight: Tensor, gain: float = 1.0) -> Tensor:
+    """A random matrix with orthogonal rows or columns, times gain (Saxe et al. 2014, arXiv:1312.6120), in any type."""
+    if weight.is_meta:
+        return weight
+    wide = torch.empty(weight.shape, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
+    with torch.no_grad():
+        return weight.copy_(nn.init.orthogonal_(wide, gain))
+
+
 def ramp_(bias: Tensor, first: float = 3.0, last: float = 6.0) -> Tensor:
     """Evenly spaced from `first` to `last`: each head's own memory span."""
     with torch.no_grad():

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from exgate import ops
+from exgate.layers.init import ramp_
 from exgate.layers.linear import Linear
 from exgate.layers.norm import per_head
 from exgate.ops import LSTMState
@@ -21,7 +22,7 @@ class LSTMLayer(nn.Module):
         heads: the recurrent weight is block-diagonal with one block per head; 1 is the classical dense one.
         peepholes: gates see the cell (Gers and Schmidhuber 2000): i and f the last c, o the new one.
         bias: one bias per gate and cell (torch.nn.LSTM keeps two and adds them).
-        forget_bias: added to the forget gate's initial bias.
+        forget_bias: added to the forget gate's initial bias: a number, or (low, high), evenly spaced over the cells.
     Raises:
         ValueError: heads do not divide hidden.
     """
@@ -34,13 +35,13 @@ class LSTMLayer(nn.Module):
         heads: int = 1,
         peepholes: bool = False,
         bias: bool = True,
-        forget_bias: float = 0.0,
+        forget_bias: float | tuple[float, float] = 0.0,
         device=None,
         dtype=None,
     ) -> None:
         super().__init__()
         self.dim, self.hidden, self.heads = dim, dim if hidden is None else hidden, heads
-        self.forget_bias = forget_bias
+        self.forget_bias = forget_bias if isinstance(forget_bias, tuple) else (forget_bias, forget_bias)
         self.size = per_head("LSTMLayer", "hidden", self.hidden, heads)
         self.input = Linear(dim, 4 * self.hidden, bias=bias, device=device, dtype=dtype)
         self.recurrent = nn.Parameter(torch.empty(4, heads, self.size, self.size, device=device, dtype=dtype))
@@ -55,7 +56,8 @@ class LSTMLayer(nn.Module):
             nn.init.uniform_(weight, -(self.hidden**-0.5), self.hidden**-0.5)
         if self.input.bias is not None:
             with torch.no_grad():
-                self.input.bias[self.hidden : 2 * self.hidden] += self.forget_bias
+                forget = self.input.bias[self.hidden : 2 * self.hidden]
+                forget += ramp_(torch.empty_like(forget), *self.forget_bias)
 
     def forward(
         self, x: Tensor, state: LSTMState | None = None, *, reset: Tensor | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from exgate.models import foreign_7b, foreign_llama, foreign_xlstm
+from exgate.models import foreign_7b, foreign_llama, foreign_rwkv, foreign_xlstm
 from exgate.models.weights import Reading, Weights
 
 
@@ -25,6 +25,8 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         return foreign_7b.read(weights, config)
     if any(".self_attn." in name for name in names):
         return foreign_llama.read(weights, config)
+    if any(name.endswith(".feed_forward.time_mix_key") for name in names):
+        return foreign_rwkv.read(weights, config)
     if "embed.weight" in names and any(name.startswith("stack.") for name in names):
         raise ValueError(
             f"load: {weights.name} has the tensors of an exgate model, but there is no config.json beside it that says "
@@ -32,5 +34,6 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         )
     raise ValueError(
         f"load: {weights.name} has tensors named {', '.join(sorted(names)[:3])} ...: neither an exgate model, nor "
-        "xLSTMLMModel or xLSTMLarge (package xlstm), nor xLSTMForCausalLM or LlamaForCausalLM (package transformers)."
+        "xLSTMLMModel or xLSTMLarge (package xlstm), nor xLSTMForCausalLM, LlamaForCausalLM or RwkvForCausalLM (package "
+        "transformers)."
     )

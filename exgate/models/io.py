@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors.torch import save_file
@@ -117,8 +117,8 @@ def load(
 
     Args:
         path: our folder; a folder or a file (.safetensors, .pt, .pth, .bin, .ckpt) of the `xlstm` package
-            (xLSTMLMModel or xLSTMLarge) or of `transformers` (xLSTMForCausalLM or LlamaForCausalLM); or a name on the
-            Hugging Face hub, "organisation/name".
+            (xLSTMLMModel or xLSTMLarge) or of `transformers` (xLSTMForCausalLM, LlamaForCausalLM, RwkvForCausalLM); or a
+            name on the Hugging Face hub, "organisation/name".
         device, dtype: of the parameters; None keeps the type of the file.
         overrides: fields of the model's config, in place of what the files say or what is assumed (`soft_cap=0.0`), and
             `special_tokens`.
@@ -184,6 +184,10 @@ def _checked(cls: type, key: str, value: Any) -> Any:
     kinds = get_args(hint) or (hint,)
     if float in kinds and type(value) is int:
         return float(value)
+    if isinstance(value, list | tuple) and any(get_origin(kind) is tuple for kind in kinds):  # a pair of numbers
+        if [type(part) in (int, float) for part in value] == [True, True]:
+            return float(value[0]), float(value[1])
+        raise ValueError(f"config of {_name_of(cls)}: {key} is {value!r}, but should be one number or two.")
     if type(value) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"config of {_name_of(cls)}: {key} is {value!r}, but should be of type {wanted}.")

@@ -144,13 +144,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """Parameters for an optimiser in two groups: with weight decay, and without.
 
     As in the xLSTM papers: every `weight` decays (projections, convolutions, gates, head) except those of norms and of
-    the embedding, tied head included. Biases, skips, peepholes and recurrent weights do not.
+    the embedding, tied head included. Biases, skips, peepholes and recurrent weights do not. A layer whose paper lets
+    more decay names it in `decayed`.
     """
     spared = (RMSNorm, LayerNorm, HeadNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding)
     decayed, others = {}, {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            decays = name == "weight" and not isinstance(module, spared)
+            decays = (name == "weight" and not isinstance(module, spared)) or name in getattr(module, "decayed", ())
             (decayed if decays else others)[parameter] = None
     return [
         {"params": [parameter for parameter in decayed if parameter not in others], "weight_decay": weight_decay},

@@ -1,10 +1,13 @@
-"""LSTM language models: the baseline, classical or with residual branches."""
+"""LSTM language models: the baseline, classical, with residual branches, or as blocks with an FFN; and vanilla RNNs."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from exgate.layers.elman import RNNLayer
+from exgate.layers.ffn import FFN
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.norm import LayerNorm
 from exgate.layers.stack import Residual, Stack, reset_parameters
@@ -18,34 +21,41 @@ class Config:
 
     Args:
         vocab_size, dim: V and the embedding's width.
-        layers: LSTM layers.
+        layers: recurrent layers.
+        cell: "lstm", or "rnn" (Elman 1990), which has neither peepholes nor a forget gate.
         hidden: cells per layer; None is dim.
         heads: the recurrent weights are block-diagonal with a block per head; 1 is the classical LSTM.
         peepholes: gates see the cell.
         residual: each layer is a pre-norm residual branch (hidden has to be dim); else the classical stack, where the
             first layer reads the embedding and each other one the layer before it.
+        ffn_factor: inner width of a SwiGLU after each layer, a residual branch too, over dim, rounded up to a multiple
+            of 64: at 8/3 the "LSTM (block)" of the xLSTM paper, a Llama whose attention is an LSTM. 0 leaves it out.
         tie_embeddings: the head is the embedding's weight (hidden has to be dim).
         dropout: of the embedding and of each layer's output.
         soft_cap: of the logits; 0 is none.
         bias: in the layers.
-        forget_bias: added to the forget gates' initial bias (Jozefowicz et al. 2015).
+        forget_bias: added to the forget gates' initial bias (Jozefowicz et al. 2015): a number, or (low, high), evenly
+            spaced over the cells.
         norm_eps: of every norm.
     Raises:
-        ValueError: residual branches with hidden other than dim, or less than one layer.
+        ValueError: residual branches with hidden other than dim, an FFN without them, peepholes of an RNN, less than
+            one layer, or no such cell.
     """
 
     vocab_size: int
     dim: int
     layers: int
+    cell: str = "lstm"
     hidden: int | None = None
     heads: int = 1
     peepholes: bool = False
     residual: bool = True
+    ffn_factor: float = 0.0
     tie_embeddings: bool = False
     dropout: float = 0.0
     soft_cap: float = 0.0
     bias: bool = True
-    forget_bias: float = 1.0
+    forget_bias: float | tuple[float, float] = 1.0
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -55,6 +65,14 @@ class Config:
             raise ValueError(
                 f"lstm: residual branches need hidden={self.hidden} to be dim={self.dim}. "
                 "Set residual=False, or leave hidden out."
+            )
+        if self.cell not in ("lstm", "rnn"):
+            raise ValueError(f"lstm: cell is {self.cell!r}; it should be 'lstm' or 'rnn'.")
+        if self.cell == "rnn" and self.peepholes:
+            raise ValueError("lstm: cell='rnn' has no gates, but peepholes=True. Set one of them otherwise.")
+        if self.ffn_factor and not self.residual:
+            raise ValueError(
+                f"lstm: ffn_factor={self.ffn_factor} needs residual branches. Set residual=True, or ffn_factor=0."
             )
 
 
@@ -78,19 +96,9 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
     """The model of a config with its initial weights; on the meta device, its shapes."""
     where = {"device": "meta", "dtype": dtype}
     hidden = config.dim if config.hidden is None else config.hidden
-    blocks = []
-    for number in range(config.layers):
-        layer = LSTMLayer(
-            hidden if number else config.dim, hidden=hidden, heads=config.heads, peepholes=config.peepholes,
-            bias=config.bias, forget_bias=config.forget_bias, **where,
-        )  # fmt: skip
-        if config.residual:
-            blocks.append(Stack([Residual(LayerNorm(config.dim, config.norm_eps, **where), layer, config.dropout)]))
-        else:
-            blocks.append(Stack([Dropped(layer, config.dropout)]))
     model = LanguageModel(
         config.vocab_size,
-        Stack(blocks),
+        Stack(_block(config, hidden if number else config.dim, hidden, where) for number in range(config.layers)),
         LayerNorm(hidden, config.norm_eps, **where),
         dim=config.dim,
         width=hidden,
@@ -101,6 +109,21 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
         **where,
     )
     return materialise(model, device)
+
+
+def _block(config: Config, width: int, hidden: int, where: dict) -> Stack:
+    shared = {"hidden": hidden, "heads": config.heads, "bias": config.bias, **where}
+    if config.cell == "rnn":
+        cell = RNNLayer(width, **shared)
+    else:
+        cell = LSTMLayer(width, peepholes=config.peepholes, forget_bias=config.forget_bias, **shared)
+    if not config.residual:
+        return Stack([Dropped(cell, config.dropout)])
+    layers: list[nn.Module] = [cell]
+    if config.ffn_factor:
+        inner = 64 * math.ceil(config.ffn_factor * config.dim / 64)
+        layers.append(FFN(config.dim, inner, "silu", blocks=2 * config.layers, **where))
+    return Stack(Residual(LayerNorm(config.dim, config.norm_eps, **where), one, config.dropout) for one in layers)
 
 
 def lstm_tiny(vocab_size: int = 257) -> Config:

@@ -9,19 +9,25 @@ from exgate.ops.dispatch import use_backend
 from exgate.ops.linear import linear
 from exgate.ops.lstm import LSTMState, lstm
 from exgate.ops.mlstm import MLSTMState, mlstm
+from exgate.ops.rnn import RNNState, rnn
 from exgate.ops.slstm import SLSTMState, slstm
+from exgate.ops.wkv import WKVState, wkv
 
 __all__ = [
     "AttentionState",
     "ConvState",
     "LSTMState",
     "MLSTMState",
+    "RNNState",
     "SLSTMState",
+    "WKVState",
     "attention",
     "conv",
     "linear",
     "lstm",
     "mlstm",
+    "rnn",
     "slstm",
     "use_backend",
+    "wkv",
 ]

@@ -11,6 +11,7 @@ from exgate.layers import (
     FFN,
     AttentionLayer,
     CausalConv,
+    ChannelMix,
     DenseSLSTMLayer,
     LayerNorm,
     LSTMLayer,
@@ -18,8 +19,10 @@ from exgate.layers import (
     MLSTMLayer,
     Residual,
     RMSNorm,
+    RNNLayer,
     SLSTMLayer,
     Stack,
+    TimeMix,
 )
 from exgate.ops.state import detach, flatten, join, map_state
 
@@ -36,6 +39,10 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "mlstm 7b bias": lambda **where: MLSTM7BLayer(D, heads=3, bias=True, gate_soft_cap=0.0, **where),
     "attention": lambda **where: AttentionLayer(D, heads=3, **where),
     "attention window": lambda **where: AttentionLayer(D, heads=6, kv_heads=2, window=4, bias=True, **where),
+    "rnn": lambda **where: RNNLayer(D, **where),
+    "rnn heads": lambda **where: RNNLayer(D, heads=3, bias=False, **where),
+    "time mix": lambda **where: TimeMix(D, block=1, blocks=3, **where),
+    "channel mix": lambda **where: ChannelMix(D, 40, **where),
     "conv": lambda **where: CausalConv(D, 4, **where),
     "ffn": lambda **where: FFN(D, 40, **where),
     "stack": lambda **where: Stack(

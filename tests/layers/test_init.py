@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from exgate.layers.init import power_law_, ramp_, small_, wang_
+from exgate.layers.init import orthogonal_, power_law_, ramp_, small_, wang_
 
 
 def test_standard_deviations():
@@ -31,3 +31,9 @@ def test_power_law_depends_on_the_block(block, power):
 def test_power_law_with_one_cell_per_head_or_one_block_is_finite():
     assert power_law_(torch.empty(4, 1), 0, 1).tolist() == [[5.0]] * 4
     torch.testing.assert_close(power_law_(torch.empty(1, 3), 0, 1), power_law_(torch.empty(1, 3), 0, 7))
+
+
+def test_orthogonal_in_any_type():
+    weight = orthogonal_(torch.empty(8, 4, dtype=torch.bfloat16), 2.0).float()
+    torch.testing.assert_close(weight.T @ weight, 4 * torch.eye(4), rtol=0, atol=0.1)
+    assert orthogonal_(torch.empty(8, 4, device="meta")).is_meta

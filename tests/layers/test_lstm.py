@@ -38,3 +38,9 @@ def test_peepholes_see_the_cell():
 def test_heads_have_to_divide():
     with pytest.raises(ValueError, match="LSTMLayer: hidden=10 is not a multiple of heads=4"):
         LSTMLayer(4, hidden=10, heads=4)
+
+
+def test_forget_bias_spread_over_the_cells():
+    layer = LSTMLayer(7, hidden=10_000, forget_bias=(1.0, 5.0))
+    forget = layer.input.bias.unflatten(0, (4, -1))[1]
+    torch.testing.assert_close(forget, torch.linspace(1, 5, 10_000), rtol=0, atol=0.01)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exgate.layers.linear import CompactEmbedding, CompactLinear
-from exgate.models import llama, lstm, xlstm, xlstm_7b
+from exgate.models import llama, lstm, rwkv4, xlstm, xlstm_7b
 from exgate.models.compact import compact
 
 MODELS = {
@@ -15,6 +15,7 @@ MODELS = {
     "7b": lambda: xlstm_7b.build(xlstm_7b.xlstm_7b_tiny()),
     "lstm": lambda: lstm.build(lstm.lstm_tiny()),
     "llama": lambda: llama.build(llama.llama_tiny()),
+    "rwkv4": lambda: rwkv4.build(rwkv4.rwkv4_tiny()),
 }
 
 

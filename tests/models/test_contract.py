@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from exgate.models import io, llama, lstm, parameter_groups, xlstm, xlstm_7b
+from exgate.models import io, llama, lstm, parameter_groups, rwkv4, xlstm, xlstm_7b
 from exgate.ops.state import detach, flatten, join, map_state, select
 
 SMALL = {"vocab_size": 50, "dim": 32}
@@ -17,6 +17,10 @@ CONFIGS = {
     ),
     "lstm": lstm.Config(layers=3, **SMALL),
     "lstm classical": lstm.Config(layers=2, hidden=48, residual=False, peepholes=True, heads=2, **SMALL),
+    "lstm block": lstm.Config(layers=2, ffn_factor=8 / 3, forget_bias=(3.0, 6.0), **SMALL),
+    "rnn": lstm.Config(layers=2, cell="rnn", heads=2, **SMALL),
+    "rwkv4": rwkv4.Config(blocks=3, **SMALL),
+    "rwkv4 options": rwkv4.Config(blocks=1, ffn_dim=48, tie_embeddings=True, soft_cap=10.0, **SMALL),
     "xlstm": xlstm.Config(blocks=4, pattern="ms", **SMALL),
     "xlstm options": xlstm.Config(
         blocks=3, pattern="smm", tie_embeddings=True, soft_cap=10.0, bias=True, input_gate="sigmoid", forget_gate="exp",
@@ -174,5 +178,7 @@ def test_weight_decay_groups(config):
     assert not decayed & others
     # The rule as the paper's code states it, on names: "weight", but not of a norm, and not of the embedding.
     wanted = {n for n in names.values() if n.endswith(".weight") and "norm" not in n and n != "embed.weight"}
+    if isinstance(config, rwkv4.Config):  # there everything decays but biases, embedding and norms
+        wanted = {n for n in names.values() if not n.endswith(".bias") and "norm" not in n and n != "embed.weight"}
     assert decayed == wanted
     assert ("head.weight" in decayed) == (not config.tie_embeddings)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from exgate.models import io
-from tests.oracles import cases, compare
+from tests.oracles import cases, compare, compare_rwkv
 from tests.oracles.compare import Row
 
 
@@ -46,6 +46,10 @@ def test_transformers(tmp_path: Path) -> None:
 
 def test_llama(tmp_path: Path) -> None:
     agree(compare.llama(*golden("llama"), tmp_path / "formats"))
+
+
+def test_rwkv(tmp_path: Path) -> None:
+    agree(compare_rwkv.rwkv(*golden("rwkv"), tmp_path / "rwkv"))
 
 
 def test_sigmoid_input_gate() -> None:

@@ -17,19 +17,25 @@ from exgate.ops import (
     ConvState,
     LSTMState,
     MLSTMState,
+    RNNState,
     SLSTMState,
+    WKVState,
     attention,
     conv,
     lstm,
     mlstm,
+    rnn,
     slstm,
+    wkv,
 )
 from exgate.ops.attention import BACKENDS as ATTENTION
 from exgate.ops.conv import BACKENDS as CONV
 from exgate.ops.lstm import BACKENDS as LSTM
 from exgate.ops.mlstm import BACKENDS as MLSTM
 from exgate.ops.reset import from_lengths
+from exgate.ops.rnn import BACKENDS as RNN
 from exgate.ops.slstm import BACKENDS as SLSTM
+from exgate.ops.wkv import BACKENDS as WKV
 
 FLOAT64, FLOAT32, BFLOAT16, FLOAT16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 TOLERANCE = {FLOAT64: 1e-11, FLOAT32: 1e-4, BFLOAT16: 4e-2, FLOAT16: 5e-3}
@@ -74,6 +80,14 @@ def _attention_state(b, s, random):
     """Rows of which all of 5 keys count, some, none, and from a position beyond what is kept."""
     _, g, k, v = s
     return AttentionState(random(b, 5, g, k), random(b, 5, g, v), torch.tensor([3.0, 5.0, 0.0, 40.0])[:b])
+
+
+def _rnn(sequences, weights, state, reset, backend):
+    return rnn(sequences[0], weights[0], state, reset=reset, backend=backend)
+
+
+def _wkv(sequences, weights, state, reset, backend):
+    return wkv(*sequences, *weights, state, reset=reset, backend=backend)
 
 
 def _mlstm_sequences(b, t, s, random):
@@ -142,6 +156,25 @@ def _specs() -> Iterator[Spec]:
             tuple(ATTENTION),
             options,
         )
+
+    yield Spec(
+        "rnn",
+        lambda b, t, s, random: (random(b, t, *s),),
+        lambda s, random: (random(*s, s[1]) * s[1] ** -0.5,),
+        lambda b, s, random: RNNState(random(b, *s)),
+        _rnn,
+        ((3, 4), (1, 1), (2, 9)),
+        tuple(RNN),
+    )
+    yield Spec(
+        "wkv",
+        lambda b, t, s, random: (random(b, t, *s), random(b, t, *s)),
+        lambda s, random: (_positive(random(*s)) - 0.4, random(*s)),
+        lambda b, s, random: WKVState(random(b, *s), _positive(random(b, *s)), random(b, *s)),
+        _wkv,
+        ((5,), (1,), (16,)),
+        tuple(WKV),
+    )
 
 
 SPECS = {spec.name: spec for spec in _specs()}
@@ -229,6 +262,8 @@ def observe(state) -> list[Tensor]:
         counts = torch.arange(length, 0, -1) <= state.position[:, None]
         ends = (x[:, x.shape[1] - length :] for x in (state.k, state.v))
         return [*(x.masked_fill(~counts[..., None, None], 0.0) for x in ends), state.position]
+    if isinstance(state, WKVState):
+        return [state.c / state.n, state.n.log() + state.m]
     return list(state)
 
 
@@ -344,7 +379,8 @@ def extreme_gates_stay_finite(spec: Spec, backend: str, kind: torch.dtype) -> fl
             q, k = (torch.where(x > 0, scale, -scale).to(kind) for x in case.sequences[:2])
             case = case.replace(sequences=(q, k, case.sequences[2]))
         elif not spec.name.startswith("conv"):
-            case = case.replace(sequences=(torch.where(case.sequences[0] > 0, scale, -scale).to(kind),))
+            first, *others = case.sequences
+            case = case.replace(sequences=(torch.where(first > 0, scale, -scale).to(kind), *others))
         out = case.run(backend)
         if not all(bool(torch.isfinite(x).all()) for x in out):
             return float("inf")
@@ -431,7 +467,7 @@ def gradcheck(spec: Spec, backend: str, kind: torch.dtype) -> float:
     for time, reset, size, fast in ((1, False, 1, False), (4, True, 1, False), (7, True, 0, True)):
         case = Case.random(spec, FLOAT64, batch=2, time=time, size=size, reset=reset, seed=41 + time)
         # m is a gauge: nothing depends on it. A position is a count.
-        free = 1 if isinstance(case.state, (MLSTMState, SLSTMState, AttentionState)) else 0
+        free = 1 if isinstance(case.state, (MLSTMState, SLSTMState, WKVState, AttentionState)) else 0
         parts = (*case.sequences, *case.weights, *case.state[: len(case.state) - free])
         leaves = [x.clone().requires_grad_() for x in parts]
         count, more = len(case.sequences), len(case.weights)
@@ -511,7 +547,7 @@ def applies(law: Callable, spec: Spec, backend: str) -> bool:
     if law is chunk_free:
         return spec.name.startswith("mlstm") and backend != "reference"
     if law is gauge:
-        return spec.name in ("mlstm-exp", "mlstm-exp-plain", "slstm-sigmoid", "slstm-exp")
+        return spec.name in ("mlstm-exp", "mlstm-exp-plain", "slstm-sigmoid", "slstm-exp", "wkv")
     if law is gradcheck:
         return not spec.name.endswith("-eps")
     return True

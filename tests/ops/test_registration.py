@@ -23,11 +23,15 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
         return torch.ops.exgate.slstm_eager, (*leaves, *state, case.reset, False, saves)
     if name.startswith("lstm"):
         return torch.ops.exgate.lstm_eager, (*leaves[:2], *state, leaves[2], case.reset, saves)
+    if name == "rnn":
+        return torch.ops.exgate.rnn_eager, (*leaves, *state, case.reset, saves)
+    if name == "wkv":
+        return torch.ops.exgate.wkv_eager, (*leaves, *state, case.reset, chunk_size, saves)
     window = torch.cat([state[0], leaves[0]], 1).detach().requires_grad_()
     return torch.ops.exgate.conv_eager, (window, leaves[1], case.reset)
 
 
-@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "conv"])
+@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv", "conv"])
 @pytest.mark.parametrize("chunk_size", [4, 9])
 def test_opcheck(name, chunk_size):
     op, arguments = _arguments(name, saves=True, chunk_size=chunk_size)
@@ -42,7 +46,7 @@ def test_opcheck_of_the_kernels(name):
     torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes"])
+@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv"])
 def test_without_gradients_nothing_is_kept_for_backward(name):
     op, arguments = _arguments(name, saves=False)
     with torch.no_grad():
@@ -60,7 +64,9 @@ class Step(torch.nn.Module):
         return h, tuple(state)
 
 
-@pytest.mark.parametrize("name", ["mlstm-exp", "mlstm-sigmoid", "slstm-sigmoid", "lstm-peepholes", "conv"])
+@pytest.mark.parametrize(
+    "name", ["mlstm-exp", "mlstm-sigmoid", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv", "conv"]
+)
 def test_a_step_exports_without_custom_ops(name):
     case = Case.random(SPECS[name], torch.float32, time=1)
     program = torch.export.export(Step(case), (case.sequences, case.state))
