@@ -9,16 +9,19 @@ from exgate.ops.linear import linear
 from exgate.ops.lstm import LSTMState, lstm
 from exgate.ops.mlstm import MLSTMState, mlstm
 from exgate.ops.slstm import SLSTMState, slstm
+from exgate.ops.ssm import SSMState, ssm
 
 __all__ = [
     "ConvState",
     "LSTMState",
     "MLSTMState",
     "SLSTMState",
+    "SSMState",
     "conv",
     "linear",
     "lstm",
     "mlstm",
     "slstm",
+    "ssm",
     "use_backend",
 ]
