@@ -28,6 +28,7 @@ class LanguageModel(nn.Module):
         tie_embeddings: the head is the embedding's weight; there is no `head.weight`.
         soft_cap: c in c tanh(logits / c); 0 caps nothing.
         dropout: of the embedding's output.
+        init_std: standard deviation of the initial embedding and head; None is sqrt(2 / (5 D)).
         config: the dataclass that this was built from; kept, not read.
     Raises:
         ValueError: embeddings are tied, but widths differ.
@@ -46,6 +47,7 @@ class LanguageModel(nn.Module):
         tie_embeddings: bool = False,
         soft_cap: float = 0.0,
         dropout: float = 0.0,
+        init_std: float | None = None,
         config: Any = None,
         device=None,
         dtype=None,
@@ -58,16 +60,18 @@ class LanguageModel(nn.Module):
                 f"but they have {width} and {dim}. Set tie_embeddings=False, or make them equal."
             )
         self.config, self.soft_cap, self.dropout = config, soft_cap, dropout
-        self.tie_embeddings = tie_embeddings
+        self.tie_embeddings, self.init_std = tie_embeddings, init_std
         self.embed = nn.Embedding(vocab_size, dim, device=device, dtype=dtype)
         self.stack, self.norm = stack, norm
         self.head: Any = None if tie_embeddings else Linear(width, vocab_size, bias=False, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Start all weights anew, as published: what to call after `to_empty` on a model built on the meta device."""
-        small_(self.embed.weight, self.embed.embedding_dim)
-        if self.head is not None:
-            small_(self.head.weight, self.head.in_features)
+        for table in (self.embed, self.head):
+            if table is not None and self.init_std is None:
+                small_(table.weight, table.weight.shape[1])
+            elif table is not None:
+                nn.init.normal_(table.weight, std=self.init_std)
         self.stack.reset_parameters()
         reset_parameters(self.norm)
 

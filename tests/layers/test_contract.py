@@ -13,6 +13,7 @@ from exgate.layers import (
     DenseSLSTMLayer,
     LayerNorm,
     LSTMLayer,
+    MambaLayer,
     MLSTM7BLayer,
     MLSTMLayer,
     Residual,
@@ -33,6 +34,8 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "mlstm sigmoid bias": lambda **where: MLSTMLayer(D, heads=4, input_gate="sigmoid", bias=True, **where),
     "mlstm 7b": lambda **where: MLSTM7BLayer(D, heads=3, qk_dim=12, v_dim=18, chunk_size=5, **where),
     "mlstm 7b bias": lambda **where: MLSTM7BLayer(D, heads=3, bias=True, gate_soft_cap=0.0, **where),
+    "mamba": lambda **where: MambaLayer(D, **where),
+    "mamba bias": lambda **where: MambaLayer(D, state_size=3, dt_rank=5, inner_dim=40, bias=True, **where),
     "conv": lambda **where: CausalConv(D, 4, **where),
     "ffn": lambda **where: FFN(D, 40, **where),
     "stack": lambda **where: Stack(

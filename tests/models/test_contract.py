@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from exgate.models import lstm, parameter_groups, xlstm, xlstm_7b
+from exgate.models import lstm, mamba, parameter_groups, xlstm, xlstm_7b
 from exgate.ops.state import detach, flatten, map_state
 
 SMALL = {"vocab_size": 50, "dim": 32}
@@ -18,6 +18,10 @@ CONFIGS = {
         blocks=3, pattern="smm", tie_embeddings=True, soft_cap=10.0, bias=True, input_gate="sigmoid", forget_gate="exp",
         conv_kernel=2, ffn_factor=0, **SMALL,
     ),
+    "mamba": mamba.Config(blocks=3, **SMALL),
+    "mamba tied": mamba.Config(
+        blocks=2, state_size=5, conv_kernel=3, inner_dim=40, dt_rank=3, tie_embeddings=True, bias=True, **SMALL
+    ),
     "xlstm_7b": xlstm_7b.Config(blocks=3, heads=4, qk_dim=16, v_dim=32, ffn_dim=64, **SMALL),
     "xlstm_7b hybrid": xlstm_7b.Config(
         blocks=3, heads=2, qk_dim=32, v_dim=24, ffn_dim=64, pattern="msm", tie_embeddings=True, bias=True, **SMALL
@@ -27,7 +31,8 @@ every_model = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.ke
 
 
 def build(config, **where):
-    return {lstm.Config: lstm, xlstm.Config: xlstm, xlstm_7b.Config: xlstm_7b}[type(config)].build(config, **where)
+    modules = {lstm.Config: lstm, mamba.Config: mamba, xlstm.Config: xlstm, xlstm_7b.Config: xlstm_7b}
+    return modules[type(config)].build(config, **where)
 
 
 def shaken(config):

@@ -11,13 +11,15 @@ from itertools import product
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from exgate.ops import ConvState, LSTMState, MLSTMState, SLSTMState, conv, lstm, mlstm, slstm
+from exgate.ops import ConvState, LSTMState, MLSTMState, SLSTMState, SSMState, conv, lstm, mlstm, slstm, ssm
 from exgate.ops.conv import BACKENDS as CONV
 from exgate.ops.lstm import BACKENDS as LSTM
 from exgate.ops.mlstm import BACKENDS as MLSTM
 from exgate.ops.reset import from_lengths
 from exgate.ops.slstm import BACKENDS as SLSTM
+from exgate.ops.ssm import BACKENDS as SSM
 
 FLOAT64, FLOAT32, BFLOAT16, FLOAT16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 TOLERANCE = {FLOAT64: 1e-11, FLOAT32: 1e-4, BFLOAT16: 4e-2, FLOAT16: 5e-3}
@@ -54,10 +56,20 @@ def _conv(sequences, weights, state, reset, backend, bias=True):
     return conv(sequences[0], weights[0], weights[1] if bias else None, state, reset=reset, backend=backend)
 
 
+def _ssm(sequences, weights, state, reset, backend, skips=True, **options):
+    skip = weights[1] if skips else None
+    return ssm(*sequences[:2], weights[0], *sequences[2:], skip, state, reset=reset, backend=backend, **options)
+
+
 def _mlstm_sequences(b, t, s, random):
     (h, k, v) = s
     gates = random(b, t, h), random(b, t, h) + 1.0
     return random(b, t, h, k), random(b, t, h, k), random(b, t, h, v), *gates
+
+
+def _ssm_sequences(b, t, s, random):
+    (d, n) = s
+    return random(b, t, d), softplus(random(b, t, d)), random(b, t, n), random(b, t, n)
 
 
 def _positive(x: Tensor) -> Tensor:
@@ -108,6 +120,17 @@ def _specs() -> Iterator[Spec]:
             ((6, 4), (1, 1), (5, 2)),
             tuple(CONV),
             {"bias": bias},
+        )
+    for skips in (True, False):
+        yield Spec(
+            f"ssm{'' if skips else '-no-skip'}",
+            _ssm_sequences,
+            lambda s, random: (-_positive(random(*s)), random(s[0])),
+            lambda b, s, random: SSMState(random(b, *s)),
+            _ssm,
+            ((6, 4), (1, 1), (5, 19)),
+            tuple(SSM),
+            {"skips": skips},
         )
 
 
@@ -302,6 +325,9 @@ def extreme_gates_stay_finite(spec: Spec, backend: str, kind: torch.dtype) -> fl
             q, k, v, i, f = case.sequences
             signs = [torch.where(x > 0, scale, -scale) for x in (i, f)]
             case = case.replace(sequences=(q, k, v, *signs))
+        elif spec.name.startswith("ssm"):  # steps of 50, and of nearly nothing
+            u, delta, *others = case.sequences
+            case = case.replace(sequences=(u, softplus(torch.where(delta > 0.7, scale, -scale)).to(kind), *others))
         elif not spec.name.startswith("conv"):
             case = case.replace(sequences=(torch.where(case.sequences[0] > 0, scale, -scale).to(kind),))
         out = case.run(backend)
@@ -467,7 +493,7 @@ LAWS: dict[Callable, tuple[torch.dtype, ...]] = {
 
 def applies(law: Callable, spec: Spec, backend: str) -> bool:
     if law is chunk_free:
-        return spec.name.startswith("mlstm") and backend != "reference"
+        return spec.name.startswith(("mlstm", "ssm")) and backend != "reference"
     if law is gauge:
         return spec.name in ("mlstm-exp", "mlstm-exp-plain", "slstm-sigmoid", "slstm-exp")
     if law is gradcheck:

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba over a sequence: a diagonal state space model whose step and gates depend on the input."""
+"""The selective scan of Mamba over a sequence: a diagonal state space model whose dynamics depend on the input."""
 
 from typing import NamedTuple
 
@@ -31,9 +31,9 @@ def ssm(
 ) -> tuple[Tensor, SSMState]:
     r"""Selective state space model over a sequence (Gu and Dao 2023, arXiv:2312.00752, sections 3.2 and 3.3).
 
-    $h_t = \exp(\Delta_t A) \odot h_{t-1} + (\Delta_t u_t)\, B_t^\top,\quad y_t = h_t C_t + D \odot u_t$, where channel d
-    has N states of its own: $h_{t,dn} = e^{\Delta_{t,d} A_{dn}} h_{t-1,dn} + \Delta_{t,d} u_{t,d} B_{t,n}$. B enters as
-    $\Delta B$, as in the authors' code, and not by the zero-order hold of equation 4.
+    $h_{t,dn} = e^{\Delta_{t,d} A_{dn}} h_{t-1,dn} + \Delta_{t,d} u_{t,d} B_{t,n},\quad
+    y_{t,d} = \sum_n C_{t,n} h_{t,dn} + D_d u_{t,d}$: each channel d has N states of its own. B enters as $\Delta B$, as
+    in the authors' code, and not by the zero-order hold of equation 4.
 
     Args:
         u: (B, T, D), the input.

@@ -1,12 +1,12 @@
 """The selective scan in plain PyTorch: chunk by chunk, each chunk by a blocked scan.
 
-With decay_t = exp(delta_t A) and w_t = delta_t u_t, the steps are h_t = decay_t h_{t-1} + w_t B_t. Pairs of factor and
-summand compose, so a chunk of R L steps is cut into R rows of L that are scanned at the same time, and no step waits for
-the whole past: a sweep over the L places gives what each row adds to its last state; the rows' starts follow one from
-the other, h_start <- exp(A sum delta) h_start + sum of the row; a second sweep from those starts gives every h_t. Nothing
-is divided and no exponent is positive, so it is finite for every delta. The state N stands before D in memory: D is long.
+With decay_t = exp(delta_t A) and w_t = delta_t u_t, a step is h_t = decay_t h_{t-1} + w_t B_t. Steps compose, so a chunk
+of R L steps is cut into R rows of L, which are scanned at the same time: a sweep over the L places gives what each row
+adds to its last state; the rows' starts follow from each other, start <- exp(A sum delta) start + what the row adds; a
+second sweep, from the starts, gives every h_t. Nothing is divided and no exponent is positive, so all is finite for
+every delta. N stands before D in memory, because D is the longer one.
 
-Kept for backward is the state before each chunk. With dh_t = C_t dy_t + decay_{t+1} dh_{t+1}, the same scan backwards,
+Kept for backward is h before each chunk. With dh_t = C_t dy_t + decay_{t+1} dh_{t+1}, the same scan from the end,
 
     dC_t = h_t dy_t    dB_t = dh_t w_t    dw_t = B_t dh_t    e_t = decay_t h_{t-1} dh_t
     dA = sum_t delta_t e_t    d delta_t = A e_t + u_t dw_t    du_t = delta_t dw_t + D dy_t
@@ -107,8 +107,7 @@ def _pieces(steps: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, steps)) for start in range(0, steps, size)]
 
 
-@torch.library.custom_op("exgate::ssm_eager", mutates_args=())
-def _forward(
+def _scan(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None, h: Tensor, reset: Tensor | None,
     size: int, saves: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -121,15 +120,17 @@ def _forward(
             kept[number] = h
         chunk = _Chunk(steps, u, delta, a, b, c, reset)
         _, hs, _ = chunk.states(h)
-        part = (hs * chunk.c).sum(3)
+        part = (chunk.c.mT @ hs)[..., 0, :]
         part = part if skip is None else part.addcmul_(chunk.u[..., 0, :], skip)
         y[:, steps] = chunk.back(part)
         h = hs[-1, -1]
     return y, h.transpose(1, 2).clone(memory_format=torch.contiguous_format), kept
 
 
-@torch.library.custom_op("exgate::ssm_eager_backward", mutates_args=())
-def _backward(
+_forward = torch.library.custom_op("exgate::ssm_eager", _scan, mutates_args=())
+
+
+def _scan_backward(
     dy: Tensor, dh: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None,
     reset: Tensor | None, kept: Tensor, size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -156,6 +157,9 @@ def _backward(
         du[:, steps], ddelta[:, steps] = chunk.back(dus), chunk.back(ddeltas)
         da += e.mul_(chunk.delta).sum((0, 1, 2))
     return du, ddelta, da.T.contiguous(), db, dc, dskip, dh.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+_backward = torch.library.custom_op("exgate::ssm_eager_backward", _scan_backward, mutates_args=())
 
 
 @_forward.register_fake
