@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from exgate.models import foreign_7b, foreign_xlstm
+from exgate.models import foreign_7b, foreign_mamba, foreign_xlstm
 from exgate.models.weights import Reading, Weights
 
 
@@ -23,6 +23,8 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         return foreign_xlstm.read(weights, config)
     if any(".mlstm_layer." in name for name in names):
         return foreign_7b.read(weights, config)
+    if any(name.endswith(".mixer.A_log") for name in names):
+        return foreign_mamba.read(weights, config)
     if "embed.weight" in names and any(name.startswith("stack.") for name in names):
         raise ValueError(
             f"load: {weights.name} has the tensors of an exgate model, but there is no config.json beside it that says "
@@ -30,5 +32,5 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         )
     raise ValueError(
         f"load: {weights.name} has tensors named {', '.join(sorted(names)[:3])} ...: neither an exgate model, nor "
-        "xLSTMLMModel or xLSTMLarge (package xlstm), nor xLSTMForCausalLM (package transformers)."
+        "xLSTMLMModel or xLSTMLarge (package xlstm), nor xLSTMForCausalLM or MambaForCausalLM (package transformers)."
     )

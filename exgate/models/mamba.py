@@ -19,7 +19,7 @@ class Config:
         conv_kernel: taps of the convolution.
         inner_dim: channels; None is 2 dim.
         dt_rank: rank of the product that gives the step sizes; None is dim / 16, rounded up.
-        tie_embeddings: the head is the embedding's weight (as the authors have it; the xLSTM paper's baseline does not).
+        tie_embeddings: the head is the embedding's weight, as the authors have it (the xLSTM paper's baseline: not).
         dropout: of the embedding and of each residual branch.
         soft_cap: of the logits; 0 is none.
         bias: in the layers' first and last product.

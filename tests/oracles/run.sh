@@ -29,4 +29,5 @@ failed=0
 printf '%-38s %-34s %8s\n' format compared worst
 "$xlstm" -m tests.oracles.live_xlstm || failed=1
 "$transformers" -m tests.oracles.live_transformers || failed=1
+"$transformers" -m tests.oracles.live_mamba || failed=1
 exit $failed

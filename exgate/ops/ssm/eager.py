@@ -1,6 +1,6 @@
 """The selective scan in plain PyTorch: chunk by chunk, each chunk by a blocked scan.
 
-With decay_t = exp(delta_t A) and w_t = delta_t u_t, a step is h_t = decay_t h_{t-1} + w_t B_t. Steps compose, so a chunk
+With decay_t = exp(delta_t A) and w_t = delta_t u_t a step is h_t = decay_t h_{t-1} + w_t B_t. Steps compose, so a chunk
 of R L steps is cut into R rows of L, which are scanned at the same time: a sweep over the L places gives what each row
 adds to its last state; the rows' starts follow from each other, start <- exp(A sum delta) start + what the row adds; a
 second sweep, from the starts, gives every h_t. Nothing is divided and no exponent is positive, so all is finite for
