@@ -1,12 +1,12 @@
 """The language model that every architecture file builds: embedding, stack, norm, head."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exgate.layers.init import small_
 from exgate.layers.linear import Linear, product
 from exgate.layers.norm import HeadNorm, LayerNorm, RMSNorm
 from exgate.layers.stack import Stack, reset_parameters
@@ -68,10 +68,9 @@ class LanguageModel(nn.Module):
     def reset_parameters(self) -> None:
         """Start all weights anew, as published: what to call after `to_empty` on a model built on the meta device."""
         for table in (self.embed, self.head):
-            if table is not None and self.init_std is None:
-                small_(table.weight, table.weight.shape[1])
-            elif table is not None:
-                nn.init.normal_(table.weight, std=self.init_std)
+            if table is not None:
+                std = math.sqrt(2 / (5 * table.weight.shape[1])) if self.init_std is None else self.init_std
+                nn.init.normal_(table.weight, std=std)
         self.stack.reset_parameters()
         reset_parameters(self.norm)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from exgate.models import lstm, xlstm
+from exgate.models import lstm, mamba, xlstm
 
 
 def lively(model):
@@ -15,8 +15,10 @@ def lively(model):
     return model
 
 
-@pytest.fixture(scope="session", params=["xlstm", "lstm"])
+@pytest.fixture(scope="session", params=["xlstm", "lstm", "mamba"])
 def model(request):
     if request.param == "xlstm":
         return lively(xlstm.build(xlstm.Config(vocab_size=272, dim=16, blocks=2, heads=2, pattern="ms", dropout=0.5)))
+    if request.param == "mamba":
+        return lively(mamba.build(mamba.Config(vocab_size=272, dim=16, blocks=2, state_size=4, dropout=0.5)))
     return lively(lstm.build(lstm.Config(vocab_size=272, dim=16, layers=2, dropout=0.5)))

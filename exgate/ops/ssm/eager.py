@@ -41,8 +41,8 @@ def run(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor 
 class _Chunk:
     """The steps `steps` of the inputs, laid out (L, R, B, ...): the place in a row first, then the row."""
 
-    def __init__(self, steps: slice, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, reset) -> None:
-        self.steps, self.kind, self.a = steps, a.dtype, a  # a (N, D)
+    def __init__(self, steps: slice, rooms: dict[str, Tensor], u, delta, a: Tensor, b, c, reset) -> None:
+        self.steps, self.rooms, self.kind, self.a = steps, rooms, a.dtype, a  # a (N, D)
         count = steps.stop - steps.start
         self.length = math.isqrt(count)  # about as many rows as places in a row
         self.rows = -(-count // self.length)
@@ -59,18 +59,25 @@ class _Chunk:
         out[:, : part.shape[1]] = part
         return out.unflatten(1, (self.rows, self.length)).transpose(0, 2).contiguous()
 
+    def room(self, name: str) -> Tensor:
+        """Memory for (L, R, B, N, D), the same for every chunk: fresh memory takes as long as what is done in it."""
+        shape = (self.length, self.rows, self.u.shape[2], *self.a.shape)
+        if name not in self.rooms or self.rooms[name].numel() < math.prod(shape):
+            self.rooms[name] = self.a.new_empty(math.prod(shape))
+        return self.rooms[name][: math.prod(shape)].view(shape)
+
     def back(self, x: Tensor) -> Tensor:
         """(L, R, B, K) -> (B, steps, K)."""
         return x.transpose(0, 2).flatten(1, 2)[:, : self.steps.stop - self.steps.start]
 
     def states(self, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From h before the chunk (B, N, D): decay and h (L, R, B, N, D), and h before each row (R, B, N, D)."""
-        decay = (self.delta * self.a).exp_()
+        decay = torch.mul(self.delta, self.a, out=self.room("decay")).exp_()
         through = (self.delta.sum(0) * self.a).exp_()
         if self.begins is not None:
             decay.masked_fill_(self.begins, 0.0)
             through.masked_fill_(self.begins.any(0), 0.0)
-        h = self.w * self.b
+        h = torch.mul(self.w, self.b, out=self.room("h"))
         starts = torch.empty_like(through)
         starts[0] = start
         if self.rows > 1:
@@ -87,7 +94,7 @@ class _Chunk:
 
     def gradients(self, decay: Tensor, dy: Tensor, end: Tensor) -> Tensor:
         """dh (L, R, B, N, D), after `states`; `end` (B, N, D) is what reaches the last h from later chunks."""
-        dh = self.c * dy
+        dh = torch.mul(self.c, dy, out=self.room("dh"))
         ends = torch.empty_like(self.through)  # what reaches the last h of each row from later rows
         ends[-1] = end
         if self.rows > 1:
@@ -113,17 +120,17 @@ def _scan(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The output, the last state, and for backward the state before each chunk, (chunks, B, N, D)."""
     y, a, h = torch.empty_like(u, memory_format=torch.contiguous_format), a.T.contiguous(), h.transpose(1, 2)
-    pieces = _pieces(u.shape[1], size)
+    pieces, rooms = _pieces(u.shape[1], size), {}
     kept = h.new_empty(len(pieces), *h.shape) if saves else h.new_empty(0)
     for number, steps in enumerate(pieces):
         if saves:
             kept[number] = h
-        chunk = _Chunk(steps, u, delta, a, b, c, reset)
+        chunk = _Chunk(steps, rooms, u, delta, a, b, c, reset)
         _, hs, _ = chunk.states(h)
         part = (chunk.c.mT @ hs)[..., 0, :]
         part = part if skip is None else part.addcmul_(chunk.u[..., 0, :], skip)
         y[:, steps] = chunk.back(part)
-        h = hs[-1, -1]
+        h = hs[-1, -1].clone()
     return y, h.transpose(1, 2).clone(memory_format=torch.contiguous_format), kept
 
 
@@ -136,9 +143,9 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     du, ddelta, db, dc = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, b, c))
     a, dh = a.T.contiguous(), dh.transpose(1, 2)
-    da, dskip = torch.zeros_like(a), a.new_zeros(a.shape[1])
+    da, dskip, rooms = torch.zeros_like(a), a.new_zeros(a.shape[1]), {}
     for number, steps in reversed(list(enumerate(_pieces(u.shape[1], size)))):
-        chunk = _Chunk(steps, u, delta, a, b, c, reset)
+        chunk = _Chunk(steps, rooms, u, delta, a, b, c, reset)
         decay, hs, starts = chunk.states(kept[number])
         dys = chunk.cut(dy)[..., None, :]
         dhs = chunk.gradients(decay, dys, dh)
