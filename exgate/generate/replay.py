@@ -23,6 +23,7 @@ from exgate.ops.lstm import step as lstm
 from exgate.ops.mlstm import step as mlstm
 from exgate.ops.program import Function, Instruction
 from exgate.ops.slstm import step as slstm
+from exgate.ops.ssm import cpu as ssm
 from exgate.ops.state import State, flatten, map_state
 
 aten, exgate = torch.ops.aten, torch.ops.exgate
@@ -164,7 +165,7 @@ def _place(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-STEPS = (program.Kind.MLSTM, program.Kind.SLSTM, program.Kind.LSTM, program.Kind.CONV)
+STEPS = (program.Kind.MLSTM, program.Kind.SLSTM, program.Kind.LSTM, program.Kind.CONV, program.Kind.SSM)
 SHAPE_ONLY = {aten.zeros_like.default, aten.ones_like.default, aten.new_zeros.default, aten.new_ones.default}
 Lower = Callable[..., list[Instruction]]  # (recorder, what the operation returned, *its arguments)
 
@@ -198,6 +199,12 @@ def _gelu(recorder: _Recorder, out: Tensor, x: Tensor, *, approximate: str = "no
     if approximate != "none":
         raise ValueError(f"approximate={approximate!r}")
     return [program.elementwise(Function.GELU, out, x)]
+
+
+def _softplus(recorder: _Recorder, out: Tensor, x: Tensor, beta: float = 1, threshold: float = 20):
+    if (beta, threshold) != (1, 20):
+        raise ValueError(f"beta={beta}, threshold={threshold}")
+    return [program.elementwise(Function.SOFTPLUS, out, x)]
 
 
 def _power(recorder: _Recorder, out: Tensor, x: Tensor, exponent: float) -> list[Instruction]:
@@ -252,6 +259,7 @@ INSTRUCTIONS: dict[torch._ops.OpOverload, Lower] = {
         getattr(aten, name).default: _one(Function[name.upper()]) for name in ("tanh", "sigmoid", "silu", "relu", "exp")
     },
     aten.gelu.default: _gelu,
+    aten.softplus.default: _softplus,
     aten.pow.Tensor_Scalar: _power,
     aten.add.Tensor: _two(Function.ADD),
     aten.sub.Tensor: _two(Function.SUBTRACT),
@@ -271,4 +279,5 @@ INSTRUCTIONS: dict[torch._ops.OpOverload, Lower] = {
     exgate.slstm_step.default: _dense(slstm.lower),
     exgate.lstm_step.default: _dense(lstm.lower),
     exgate.conv_step.default: _dense(conv.lower),
+    exgate.ssm_step.default: _dense(ssm.lower),
 }

@@ -6,6 +6,7 @@ from exgate.layers.elman import RNNLayer
 from exgate.layers.ffn import FFN
 from exgate.layers.linear import HeadwiseLinear
 from exgate.layers.lstm import LSTMLayer
+from exgate.layers.mamba import MambaLayer
 from exgate.layers.mlstm import MLSTM7BLayer, MLSTMLayer
 from exgate.layers.norm import HeadNorm, LayerNorm, RMSNorm
 from exgate.layers.rnn import LSTM, MLSTM, SLSTM
@@ -29,6 +30,7 @@ __all__ = [
     "LayerNorm",
     "MLSTM7BLayer",
     "MLSTMLayer",
+    "MambaLayer",
     "RMSNorm",
     "RNNLayer",
     "Residual",

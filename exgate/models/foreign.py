@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from exgate.models import foreign_7b, foreign_llama, foreign_rwkv, foreign_xlstm
+from exgate.models import foreign_7b, foreign_llama, foreign_mamba, foreign_rwkv, foreign_xlstm
 from exgate.models.weights import Reading, Weights
 
 
@@ -27,6 +27,8 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         return foreign_llama.read(weights, config)
     if any(name.endswith(".feed_forward.time_mix_key") for name in names):
         return foreign_rwkv.read(weights, config)
+    if any(name.endswith(".mixer.A_log") for name in names):
+        return foreign_mamba.read(weights, config)
     if "embed.weight" in names and any(name.startswith("stack.") for name in names):
         raise ValueError(
             f"load: {weights.name} has the tensors of an exgate model, but there is no config.json beside it that says "
@@ -34,6 +36,5 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         )
     raise ValueError(
         f"load: {weights.name} has tensors named {', '.join(sorted(names)[:3])} ...: neither an exgate model, nor "
-        "xLSTMLMModel or xLSTMLarge (package xlstm), nor xLSTMForCausalLM, LlamaForCausalLM or RwkvForCausalLM (package "
-        "transformers)."
+        "xLSTMLMModel or xLSTMLarge (package xlstm), nor the xLSTM, Llama, Mamba or Rwkv ForCausalLM of transformers."
     )

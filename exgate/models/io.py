@@ -117,8 +117,8 @@ def load(
 
     Args:
         path: our folder; a folder or a file (.safetensors, .pt, .pth, .bin, .ckpt) of the `xlstm` package
-            (xLSTMLMModel or xLSTMLarge) or of `transformers` (xLSTMForCausalLM, LlamaForCausalLM, RwkvForCausalLM); or a
-            name on the Hugging Face hub, "organisation/name".
+            (xLSTMLMModel or xLSTMLarge) or of `transformers` (xLSTM, Llama, Mamba or Rwkv ForCausalLM); or a name on
+            the Hugging Face hub, "organisation/name".
         device, dtype: of the parameters; None keeps the type of the file.
         overrides: fields of the model's config, in place of what the files say or what is assumed (`soft_cap=0.0`), and
             `special_tokens`.

@@ -1,12 +1,12 @@
 """The language model that every architecture file builds: embedding, stack, norm, head."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exgate.layers.init import small_
 from exgate.layers.linear import Linear, product
 from exgate.layers.norm import HeadNorm, LayerNorm, RMSNorm
 from exgate.layers.stack import Stack, reset_parameters
@@ -28,6 +28,7 @@ class LanguageModel(nn.Module):
         tie_embeddings: the head is the embedding's weight; there is no `head.weight`.
         soft_cap: c in c tanh(logits / c); 0 caps nothing.
         dropout: of the embedding's output.
+        init_std: standard deviation of the initial embedding and head; None is sqrt(2 / (5 D)).
         config: the dataclass that this was built from; kept, not read.
         replayable: every step is the same operations, so that one can be recorded (`exgate.generate.replay`); False
             where the state grows.
@@ -46,6 +47,7 @@ class LanguageModel(nn.Module):
         tie_embeddings: bool = False,
         soft_cap: float = 0.0,
         dropout: float = 0.0,
+        init_std: float | None = None,
         config: Any = None,
         replayable: bool = True,
         device=None,
@@ -59,16 +61,17 @@ class LanguageModel(nn.Module):
                 f"but they have {width} and {dim}. Set tie_embeddings=False, or make them equal."
             )
         self.config, self.soft_cap, self.dropout, self.replayable = config, soft_cap, dropout, replayable
-        self.tie_embeddings = tie_embeddings
+        self.tie_embeddings, self.init_std = tie_embeddings, init_std
         self.embed = nn.Embedding(vocab_size, dim, device=device, dtype=dtype)
         self.stack, self.norm = stack, norm
         self.head: Any = None if tie_embeddings else Linear(width, vocab_size, bias=False, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Start all weights anew, as published: what to call after `to_empty` on a model built on the meta device."""
-        small_(self.embed.weight, self.embed.embedding_dim)
-        if self.head is not None:
-            small_(self.head.weight, self.head.in_features)
+        for table in (self.embed, self.head):
+            if table is not None:
+                std = math.sqrt(2 / (5 * table.weight.shape[1])) if self.init_std is None else self.init_std
+                nn.init.normal_(table.weight, std=std)
         self.stack.reset_parameters()
         reset_parameters(self.norm)
 

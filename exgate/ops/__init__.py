@@ -11,6 +11,7 @@ from exgate.ops.lstm import LSTMState, lstm
 from exgate.ops.mlstm import MLSTMState, mlstm
 from exgate.ops.rnn import RNNState, rnn
 from exgate.ops.slstm import SLSTMState, slstm
+from exgate.ops.ssm import SSMState, ssm
 from exgate.ops.wkv import WKVState, wkv
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "MLSTMState",
     "RNNState",
     "SLSTMState",
+    "SSMState",
     "WKVState",
     "attention",
     "conv",
@@ -28,6 +30,7 @@ __all__ = [
     "mlstm",
     "rnn",
     "slstm",
+    "ssm",
     "use_backend",
     "wkv",
 ]

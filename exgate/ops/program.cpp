@@ -14,8 +14,8 @@ using namespace exgate;
 
 namespace {
 
-enum Kind { LINEAR, EMBEDDING, WIDEN, NORM, MAP, MLSTM, SLSTM, LSTM, CONV };
-enum Function { COPY, TANH, SIGMOID, SILU, GELU, RELU, SQUARE, EXP, ADD, SUBTRACT, MULTIPLY, DIVIDE };
+enum Kind { LINEAR, EMBEDDING, WIDEN, NORM, MAP, MLSTM, SLSTM, LSTM, CONV, SSM };
+enum Function { COPY, TANH, SIGMOID, SILU, GELU, RELU, SQUARE, EXP, SOFTPLUS, ADD, SUBTRACT, MULTIPLY, DIVIDE };
 enum Type { FLOAT32, BFLOAT16, INT8 };
 
 struct Instruction {
@@ -124,6 +124,7 @@ void run_map(const Instruction& i) {
         case RELU: each(i, [](vf a, vf) { return a < 0.0f ? vf{} : a; }); break;
         case SQUARE: each(i, [](vf a, vf) { return a * a; }); break;
         case EXP: each(i, [](vf a, vf) { return exp(a); }); break;
+        case SOFTPLUS: each(i, [](vf a, vf) { return vf{} - logsigmoid(vf{} - a); }); break;
         case ADD: each(i, [](vf a, vf b) { return a + b; }); break;
         case SUBTRACT: each(i, [](vf a, vf b) { return a - b; }); break;
         case MULTIPLY: each(i, [](vf a, vf b) { return a * b; }); break;
@@ -257,6 +258,25 @@ void run_conv(const Instruction& i) {
         }
 }
 
+// at: y, h', u, delta, a (D, N), b, c (rows, N), skip or null, h (rows, D, N); n: rows, D, N
+void run_ssm(const Instruction& i) {
+    const int64_t D = i.n[1], N = i.n[2];
+    for (int64_t row = 0; row < i.n[0]; row++)
+        for (int64_t d = 0; d < D; d++) {
+            const int64_t item = row * D + d;
+            const float u = at(i, 2)[item], delta = at(i, 3)[item];
+            vf y = {};
+            for (int64_t k = 0; k < N; k += W) {
+                const int64_t left = N - k;
+                vf h = exp(load(at(i, 4) + d * N + k, left) * delta) * load(at(i, 8) + item * N + k, left) +
+                       load(at(i, 5) + row * N + k, left) * (delta * u);
+                store(at(i, 1) + item * N + k, h, left);
+                y += h * load(at(i, 6) + row * N + k, left);
+            }
+            at(i, 0)[item] = sum(y) + (at(i, 7) ? at(i, 7)[d] * u : 0.0f);
+        }
+}
+
 }  // namespace
 
 EXGATE_API void exgate_run(const Instruction* program, int64_t count, int64_t threads) {
@@ -270,5 +290,6 @@ EXGATE_API void exgate_run(const Instruction* program, int64_t count, int64_t th
             case SLSTM: run_slstm(*i, threads); break;
             case LSTM: run_lstm(*i, threads); break;
             case CONV: run_conv(*i); break;
+            case SSM: run_ssm(*i); break;
         }
 }

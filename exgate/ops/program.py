@@ -10,9 +10,9 @@ from torch import Tensor
 
 from exgate.ops import native
 
-Kind = IntEnum("Kind", "LINEAR EMBEDDING WIDEN NORM MAP MLSTM SLSTM LSTM CONV", start=0)
+Kind = IntEnum("Kind", "LINEAR EMBEDDING WIDEN NORM MAP MLSTM SLSTM LSTM CONV SSM", start=0)
 Function = IntEnum(
-    "Function", "COPY TANH SIGMOID SILU GELU RELU SQUARE EXP ADD SUBTRACT MULTIPLY DIVIDE", start=0
+    "Function", "COPY TANH SIGMOID SILU GELU RELU SQUARE EXP SOFTPLUS ADD SUBTRACT MULTIPLY DIVIDE", start=0
 )  # fmt: skip
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # of the weights of a product
 MOST_ROWS = 8  # beyond, a matrix product of PyTorch is faster than one that reads its weights once

@@ -6,7 +6,7 @@ import torch
 from exgate.generate import replay
 from exgate.generate.replay import Replay, Stepper
 from exgate.generate.sampling import generate
-from exgate.models import lstm, xlstm, xlstm_7b
+from exgate.models import lstm, mamba, xlstm, xlstm_7b
 from exgate.models.compact import compact
 from exgate.ops import native
 from exgate.ops.state import flatten
@@ -25,6 +25,7 @@ CONFIGS = {
     ),
     "7b": xlstm_7b.Config(**SEVEN),
     "7b with s": xlstm_7b.Config(**SEVEN, pattern="ms", bias=True, ffn_activation="relu2"),
+    "mamba": mamba.Config(vocab_size=61, dim=24, blocks=2, state_size=5),
     "lstm": lstm.Config(vocab_size=61, dim=24, layers=2, peepholes=True),
     "lstm, plain": lstm.Config(vocab_size=61, dim=24, hidden=40, layers=2, residual=False, heads=2),
 }  # fmt: skip
@@ -32,9 +33,8 @@ CONFIGS = {
 
 def _build(name: str):
     config = CONFIGS[name]
-    return lively(
-        {xlstm.Config: xlstm, xlstm_7b.Config: xlstm_7b, lstm.Config: lstm}[type(config)].build(config).eval()
-    )
+    modules = {lstm.Config: lstm, mamba.Config: mamba, xlstm.Config: xlstm, xlstm_7b.Config: xlstm_7b}
+    return lively(modules[type(config)].build(config).eval())
 
 
 @pytest.mark.parametrize("weights", [None, "bf16", "int8"])
@@ -69,7 +69,7 @@ def test_the_state_that_it_starts_from_is_not_changed():
     assert all(torch.equal(part, kept[name]) for name, part in flatten(state).items())
 
 
-@pytest.mark.parametrize("name", ["xlstm", "7b", "lstm"])
+@pytest.mark.parametrize("name", ["xlstm", "7b", "lstm", "mamba"])
 def test_generation_is_the_same_with_and_without(name, monkeypatch):
     """Rows end at different times: the step is recorded anew for those that are left."""
     model = _build(name)

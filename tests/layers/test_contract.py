@@ -15,6 +15,7 @@ from exgate.layers import (
     DenseSLSTMLayer,
     LayerNorm,
     LSTMLayer,
+    MambaLayer,
     MLSTM7BLayer,
     MLSTMLayer,
     Residual,
@@ -43,6 +44,8 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "rnn heads": lambda **where: RNNLayer(D, heads=3, bias=False, **where),
     "time mix": lambda **where: TimeMix(D, block=1, blocks=3, **where),
     "channel mix": lambda **where: ChannelMix(D, 40, **where),
+    "mamba": lambda **where: MambaLayer(D, **where),
+    "mamba bias": lambda **where: MambaLayer(D, state_size=3, dt_rank=5, inner_dim=40, bias=True, **where),
     "conv": lambda **where: CausalConv(D, 4, **where),
     "ffn": lambda **where: FFN(D, 40, **where),
     "stack": lambda **where: Stack(

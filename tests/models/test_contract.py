@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from exgate.models import io, llama, lstm, parameter_groups, rwkv4, xlstm, xlstm_7b
+from exgate.models import io, llama, lstm, mamba, parameter_groups, rwkv4, xlstm, xlstm_7b
 from exgate.ops.state import detach, flatten, join, map_state, select
 
 SMALL = {"vocab_size": 50, "dim": 32}
@@ -25,6 +25,10 @@ CONFIGS = {
     "xlstm options": xlstm.Config(
         blocks=3, pattern="smm", tie_embeddings=True, soft_cap=10.0, bias=True, input_gate="sigmoid", forget_gate="exp",
         conv_kernel=2, ffn_factor=0, **SMALL,
+    ),
+    "mamba": mamba.Config(blocks=3, **SMALL),
+    "mamba tied": mamba.Config(
+        blocks=2, state_size=5, conv_kernel=3, inner_dim=40, dt_rank=3, tie_embeddings=True, bias=True, **SMALL
     ),
     "xlstm and attention": xlstm.Config(blocks=2, pattern="ma", **SMALL),
     "xlstm_7b and attention": xlstm_7b.Config(

@@ -11,6 +11,7 @@ from itertools import product
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from exgate.ops import (
     AttentionState,
@@ -19,6 +20,7 @@ from exgate.ops import (
     MLSTMState,
     RNNState,
     SLSTMState,
+    SSMState,
     WKVState,
     attention,
     conv,
@@ -26,6 +28,7 @@ from exgate.ops import (
     mlstm,
     rnn,
     slstm,
+    ssm,
     wkv,
 )
 from exgate.ops.attention import BACKENDS as ATTENTION
@@ -35,6 +38,7 @@ from exgate.ops.mlstm import BACKENDS as MLSTM
 from exgate.ops.reset import from_lengths
 from exgate.ops.rnn import BACKENDS as RNN
 from exgate.ops.slstm import BACKENDS as SLSTM
+from exgate.ops.ssm import BACKENDS as SSM
 from exgate.ops.wkv import BACKENDS as WKV
 
 FLOAT64, FLOAT32, BFLOAT16, FLOAT16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -90,10 +94,20 @@ def _wkv(sequences, weights, state, reset, backend):
     return wkv(*sequences, *weights, state, reset=reset, backend=backend)
 
 
+def _ssm(sequences, weights, state, reset, backend, skips=True, **options):
+    skip = weights[1] if skips else None
+    return ssm(*sequences[:2], weights[0], *sequences[2:], skip, state, reset=reset, backend=backend, **options)
+
+
 def _mlstm_sequences(b, t, s, random):
     (h, k, v) = s
     gates = random(b, t, h), random(b, t, h) + 1.0
     return random(b, t, h, k), random(b, t, h, k), random(b, t, h, v), *gates
+
+
+def _ssm_sequences(b, t, s, random):
+    (d, n) = s
+    return random(b, t, d), softplus(random(b, t, d)), random(b, t, n), random(b, t, n)
 
 
 def _positive(x: Tensor) -> Tensor:
@@ -175,6 +189,17 @@ def _specs() -> Iterator[Spec]:
         ((5,), (1,), (16,)),
         tuple(WKV),
     )
+    for skips in (True, False):
+        yield Spec(
+            f"ssm{'' if skips else '-no-skip'}",
+            _ssm_sequences,
+            lambda s, random: (-_positive(random(*s)), random(s[0])),
+            lambda b, s, random: SSMState(random(b, *s)),
+            _ssm,
+            ((6, 4), (1, 1), (5, 19)),
+            tuple(SSM),
+            {"skips": skips},
+        )
 
 
 SPECS = {spec.name: spec for spec in _specs()}
@@ -378,6 +403,9 @@ def extreme_gates_stay_finite(spec: Spec, backend: str, kind: torch.dtype) -> fl
         elif spec.name.startswith("attention"):  # no gates, but products that let one key win
             q, k = (torch.where(x > 0, scale, -scale).to(kind) for x in case.sequences[:2])
             case = case.replace(sequences=(q, k, case.sequences[2]))
+        elif spec.name.startswith("ssm"):  # steps of 50, and of nearly nothing
+            u, delta, *others = case.sequences
+            case = case.replace(sequences=(u, softplus(torch.where(delta > 0.7, scale, -scale)).to(kind), *others))
         elif not spec.name.startswith("conv"):
             first, *others = case.sequences
             case = case.replace(sequences=(torch.where(first > 0, scale, -scale).to(kind), *others))
@@ -545,7 +573,7 @@ LAWS: dict[Callable, tuple[torch.dtype, ...]] = {
 
 def applies(law: Callable, spec: Spec, backend: str) -> bool:
     if law is chunk_free:
-        return spec.name.startswith("mlstm") and backend != "reference"
+        return spec.name.startswith(("mlstm", "ssm")) and backend != "reference"
     if law is gauge:
         return spec.name in ("mlstm-exp", "mlstm-exp-plain", "slstm-sigmoid", "slstm-exp", "wkv")
     if law is gradcheck:

@@ -17,6 +17,7 @@ TORCH = {
     Function.RELU: F.relu,
     Function.SQUARE: torch.square,
     Function.EXP: torch.exp,
+    Function.SOFTPLUS: F.softplus,
     Function.ADD: torch.add,
     Function.SUBTRACT: torch.sub,
     Function.MULTIPLY: torch.mul,

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from exgate.ops import native
 from exgate.ops.mlstm import eager
+from exgate.ops.ssm import eager as scan
 from tests.ops.contract import SPECS, Case, error, observe
 
 
@@ -27,11 +28,14 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
         return torch.ops.exgate.rnn_eager, (*leaves, *state, case.reset, saves)
     if name == "wkv":
         return torch.ops.exgate.wkv_eager, (*leaves, *state, case.reset, chunk_size, saves)
+    if name.startswith("ssm"):
+        u, delta, b, c, a, skip = leaves
+        return torch.ops.exgate.ssm_eager, (u, delta, a, b, c, skip, *state, case.reset, chunk_size, saves)
     window = torch.cat([state[0], leaves[0]], 1).detach().requires_grad_()
     return torch.ops.exgate.conv_eager, (window, leaves[1], case.reset)
 
 
-@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv", "conv"])
+@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv", "conv", "ssm"])
 @pytest.mark.parametrize("chunk_size", [4, 9])
 def test_opcheck(name, chunk_size):
     op, arguments = _arguments(name, saves=True, chunk_size=chunk_size)
@@ -46,7 +50,7 @@ def test_opcheck_of_the_kernels(name):
     torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv"])
+@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv", "ssm"])
 def test_without_gradients_nothing_is_kept_for_backward(name):
     op, arguments = _arguments(name, saves=False)
     with torch.no_grad():
@@ -65,7 +69,7 @@ class Step(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "name", ["mlstm-exp", "mlstm-sigmoid", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv", "conv"]
+    "name", ["mlstm-exp", "mlstm-sigmoid", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv", "conv", "ssm"]
 )
 def test_a_step_exports_without_custom_ops(name):
     case = Case.random(SPECS[name], torch.float32, time=1)
@@ -114,3 +118,18 @@ def test_mlstm_memory_is_linear_in_time():
         largest.append(mode.numbers)
     assert largest[1] <= 2 * largest[0]
     assert largest[1] < 2048 * 2048 / 8
+
+
+def test_memory_of_the_selective_scan_is_that_of_a_chunk():
+    """Twice the steps: the same working memory, and no (B, T, D, N), neither kept nor made on the way."""
+    largest = []
+    for time in (1024, 2048):
+        u, delta, b, c = (torch.rand(2, time, size) for size in (8, 8, 16, 16))
+        a, h = -torch.rand(8, 16), torch.zeros(2, 8, 16)
+        with Largest() as mode:
+            y, last, kept = scan._scan(u, delta, a, b, c, None, h, None, 64, True)
+            scan._scan_backward(y, last, u, delta, a, b, c, None, None, kept, 64)
+        assert kept.numel() == time // 64 * h.numel()
+        largest.append(mode.numbers)
+    assert largest[1] <= 2 * u.numel()
+    assert largest[1] <= 2 * largest[0]

@@ -8,7 +8,13 @@ from tests.ops.contract import SPECS, Case, error
 
 pytestmark = pytest.mark.skipif(native.absent() is not None, reason="no compiled kernels here")
 WITH_STEPS = [name for name, spec in SPECS.items() if "cpu" in spec.backends]
-STEPS = {"mlstm-exp": "mlstm_step", "slstm-exp": "slstm_step", "lstm-peepholes": "lstm_step", "conv": "conv_step"}
+STEPS = {
+    "mlstm-exp": "mlstm_step",
+    "slstm-exp": "slstm_step",
+    "lstm-peepholes": "lstm_step",
+    "conv": "conv_step",
+    "ssm": "ssm_step",
+}
 
 
 def _case(name: str, **options) -> Case:
@@ -17,7 +23,9 @@ def _case(name: str, **options) -> Case:
 
 def _larger(name: str) -> Case:
     """Sizes with whole vectors, several of them, and a tail."""
-    sizes = {"mlstm": (2, 37, 300), "slstm": (3, 67), "lstm": (3, 67), "conv": (83, 4)}[name.partition("-")[0]]
+    sizes = {"mlstm": (2, 37, 300), "slstm": (3, 67), "lstm": (3, 67), "conv": (83, 4), "ssm": (21, 37)}[
+        name.partition("-")[0]
+    ]
     spec = SPECS[name]
     wide = type(spec)(**{**spec.__dict__, "sizes": (sizes,)})
     return Case.random(wide, torch.float32, batch=3, time=1, seed=5)
@@ -81,6 +89,7 @@ def test_opcheck(name):
         "slstm-exp": lambda: (*first, case.weights[0], *case.state, True),
         "lstm-peepholes": lambda: (*first, case.weights[0], *case.state, case.weights[1]),
         "conv": lambda: (*first, case.weights[0].T, case.weights[1], *case.state),
+        "ssm": lambda: (*first[:2], case.weights[0], *first[2:], case.weights[1], *case.state),
     }[name]()
     torch.library.opcheck(op, arguments)
 

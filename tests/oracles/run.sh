@@ -31,4 +31,5 @@ printf '%-38s %-34s %8s\n' format compared worst
 "$transformers" -m tests.oracles.live_transformers || failed=1
 "$transformers" -m tests.oracles.live_llama || failed=1
 "$transformers" -m tests.oracles.live_rwkv || failed=1
+"$transformers" -m tests.oracles.live_mamba || failed=1
 exit $failed
