@@ -1,5 +1,6 @@
 """Layers: modules with parameters, forward(x, state=None, *, reset=None) -> (y, state), shapes (B, T, D)."""
 
+from exgate.layers.additive import AdditiveAttention
 from exgate.layers.conv import CausalConv
 from exgate.layers.ffn import FFN
 from exgate.layers.linear import HeadwiseLinear
@@ -15,6 +16,7 @@ __all__ = [
     "LSTM",
     "MLSTM",
     "SLSTM",
+    "AdditiveAttention",
     "Bidirectional",
     "CausalConv",
     "DenseSLSTMLayer",
