@@ -134,12 +134,14 @@ class Seq2Seq(nn.Module):
         self.head = Linear(config.dim, config.target_vocab, bias=False, **where)
 
     def reset_parameters(self) -> None:
-        """Start all weights anew: the layers' own ways; embeddings, bridge, readout and head small and normal."""
-        for module in (*self.encoder, self.decoder, self.attention):
+        """Start all weights anew: bridge, readout and head small and normal, all else in its own way.
+
+        Embeddings are normal with deviation 1: with the small ones of language models, whose norms make up for it,
+        attention takes several times as many steps to find its place.
+        """
+        for module in (self.source_embed, self.target_embed, *self.encoder, self.decoder, self.attention):
             if module is not None:
                 reset_parameters(module)
-        for embed in (self.source_embed, self.target_embed):
-            small_(embed.weight, embed.embedding_dim)
         for linear in (self.bridge, self.readout, self.head):
             if linear is not None:
                 small_(linear.weight, linear.in_features)
