@@ -125,8 +125,8 @@ def digits(folder: str | Path, *, test: bool, kind: str = "mfcc") -> Iterator[Ut
 def synthetic(count: int, seed: int = 0, *, symbols: int = 6, width: int = 12, noise: float = 0.5) -> list[Utterance]:
     """Frames that need no files: what a frame is depends on its neighbours, as sounds do in speech.
 
-    An utterance is 6 to 12 segments of 3 to 8 frames, each of one of `symbols` symbols s; a frame is the symbol's
-    vector, the same for all seeds, plus normal noise. Its label is 2 s + b. For an even s, b says whether the segment
+    An utterance is 6 to 12 segments of 3 to 8 frames, each of one of `symbols` symbols s, neighbours different; a frame
+    is the symbol's vector, the same for all seeds, plus normal noise. Its label is 2 s + b. For an even s, b says whether the segment
     before is of the upper half of the symbols; for an odd s, whether the one after is (at the ends: b = 0). So reading
     forward can know b in half of the cases and has to guess in the others, and so can reading backward.
     """
@@ -134,7 +134,9 @@ def synthetic(count: int, seed: int = 0, *, symbols: int = 6, width: int = 12, n
     chance, random_numbers = random.Random(seed), torch.Generator().manual_seed(seed)
     utterances = []
     for number in range(count):
-        parts = [chance.randrange(symbols) for _ in range(chance.randint(6, 12))]
+        parts = [chance.randrange(symbols)]
+        for _ in range(chance.randint(5, 11)):
+            parts.append((parts[-1] + chance.randint(1, symbols - 1)) % symbols)
         sizes = torch.tensor([chance.randint(3, 8) for _ in parts])
         around = [0, *parts, 0]
         marks = [2 * s + (around[n if s % 2 == 0 else n + 2] >= symbols // 2) for n, s in enumerate(parts)]
