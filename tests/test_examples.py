@@ -15,6 +15,8 @@ PROGRAMS = {
     "parity.py": (["--steps", "3"], r"50 to 100 bits: \d"),
     "stream.py": ([], r"largest difference is \d\.\de-0[5-9]"),
     "language_model.py": (["--steps", "20"], r"step 20: [2-6]\.\d\d bits per byte\nThe "),
+    "translate.py": (["--demo", "--pairs", "96", "--epochs", "1", "--beam", "2"], r"\d+ of \d+ test sentences"),
+    "phonemes.py": (["--utterances", "40", "--epochs", "1", "--hidden", "8"], r"both: \d+\.\d% of frames"),
     "weights.py": ([], r"xlstm_7b, [\d,]+ parameters"),
 }
 

@@ -1,5 +1,6 @@
 """Layers: modules with parameters, forward(x, state=None, *, reset=None) -> (y, state), shapes (B, T, D)."""
 
+from exgate.layers.additive import AdditiveAttention
 from exgate.layers.attention import AttentionLayer
 from exgate.layers.conv import CausalConv
 from exgate.layers.elman import RNNLayer
@@ -19,6 +20,7 @@ __all__ = [
     "LSTM",
     "MLSTM",
     "SLSTM",
+    "AdditiveAttention",
     "AttentionLayer",
     "Bidirectional",
     "CausalConv",

@@ -141,7 +141,7 @@ class MLSTM(Shell):
             cell = MLSTMLayer(hidden_size, **options, **where)
             if width == hidden_size:
                 return cell
-            return _Projected(nn.Linear(width, hidden_size, bias=bias, **where), cell)
+            return Projected(nn.Linear(width, hidden_size, bias=bias, **where), cell)
 
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, layer)
 
@@ -154,7 +154,7 @@ class MLSTM(Shell):
         return ConvState(leaves[0]), MLSTMState(*leaves[1:])
 
 
-class _Projected(nn.Module):
+class Projected(nn.Module):
     """A linear map, then a layer with the state."""
 
     def __init__(self, proj: nn.Linear, layer: nn.Module) -> None:

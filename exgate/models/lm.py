@@ -1,7 +1,7 @@
 """The language model that every architecture file builds: embedding, stack, norm, head."""
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -162,12 +162,15 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def materialise(model: LanguageModel, device: torch.device | str | None = None) -> LanguageModel:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def materialise(model: Model, device: torch.device | str | None = None) -> Model:
     """A model that was built on the meta device, with memory and initial weights on `device` (None: the default)."""
     device = torch.get_default_device() if device is None else torch.device(device)
     if device.type != "meta":
         model.to_empty(device=device)
-        model.reset_parameters()
+        reset_parameters(model)
     return model
 
 

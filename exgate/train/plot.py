@@ -1,4 +1,4 @@
-"""The picture of a run: its loss over the tokens that it has read."""
+"""Pictures: the loss of a run over the tokens that it has read, and where a decoder looked."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -28,17 +28,9 @@ def draw(
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "exgate: drawing a loss curve needs the package 'matplotlib'. Install the extra: pip install 'exgate[plot]'"
-        ) from error
+    figure = _figure(8, 4.5, "a loss curve")
     every = [row for rows in runs.values() for row in rows if "loss" in row]
     unit = unit or ("bits_per_byte" if every and all("bits_per_byte" in row for row in every) else "loss")
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     tops = []
     for number, (name, rows) in enumerate(runs.items()):
@@ -67,6 +59,55 @@ def draw(
     if every:
         axes.legend(frameon=False)
     axes.set_title(title, loc="left", fontsize=11)
+    return _save(figure, path)
+
+
+def draw_attention(
+    weights: Any, source: Sequence[str], target: Sequence[str], path: str | os.PathLike[str], *, title: str = ""
+) -> Path:
+    """Draws where a decoder looked into one PNG: a row per target token, a column per source token, dark is much.
+
+    Args:
+        weights: (target, source), between 0 and 1.
+        source, target: the tokens as text, as many as there are columns and rows.
+    Raises:
+        ValueError: the numbers of tokens are not those of the weights.
+        ImportError: matplotlib is not installed.
+    """
+    rows, columns = len(weights), len(weights[0])
+    if (rows, columns) != (len(target), len(source)):
+        raise ValueError(
+            f"plot: weights are {rows} by {columns}, but there are {len(target)} target and {len(source)} source tokens"
+        )
+    figure = _figure(2 + 0.35 * columns, 1.5 + 0.3 * rows, "an attention map")
+    axes = figure.add_subplot()
+    axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(columns), source, rotation=60, ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(rows), target)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11)
+    return _save(figure, path)
+
+
+def _figure(width: float, height: float, what: str) -> Any:
+    """An empty figure of so many inches, that no window will ever show."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            f"exgate: drawing {what} needs the package 'matplotlib'. Install the extra: pip install 'exgate[plot]'"
+        ) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
+    """Write the PNG under a temporary name, then rename: whoever looks sees a whole picture."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=150, format="png")

@@ -38,6 +38,16 @@ def test_draw_shows_what_it_is_given(tmp_path, monkeypatch):
     assert [text.get_text() for text in bits.get_legend().get_texts()] == ["one, training", "one, validation"]
 
 
+def test_draw_attention(tmp_path):
+    pytest.importorskip("matplotlib", reason="the package 'matplotlib' (extra 'plot') is not installed")
+    weights = [[0.9, 0.1, 0.0], [0.0, 0.2, 0.8]]
+    file = plot.draw_attention(weights, ["ein", "Hund", "(end)"], ["a", "dog"], tmp_path / "map.png", title="a title")
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.iterdir()] == ["map.png"]
+    with pytest.raises(ValueError, match=r"weights are 2 by 3, but there are 1 target and 3 source tokens"):
+        plot.draw_attention(weights, ["ein", "Hund", "(end)"], ["a"], tmp_path / "map.png")
+
+
 def test_missing_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(ImportError, match=r"needs the package 'matplotlib'.*exgate\[plot\]"):

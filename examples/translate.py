@@ -1,0 +1,153 @@
+"""Translation: an LSTM encoder-decoder with attention (Bahdanau et al. 2015) learns from pairs of sentences.
+
+    python examples/translate.py --demo [--picture map.png]
+    python examples/translate.py FOLDER --source de --target en [--picture map.png] [--save MODEL]
+
+FOLDER holds train.de and train.en with a sentence a line, and val and test likewise (.gz will do), as Multi30k comes.
+The demonstration needs no files: number words to digits, about a minute. BPE needs the extra `text`, the picture
+`plot`; with `bleu`, the score of the test set is printed as sacreBLEU has it.
+"""
+
+import argparse
+import copy
+import math
+import time
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+import exgate
+from exgate.data import parallel
+from exgate.data.tokens import BPETokenizer
+from exgate.generate.beam import Hypothesis, beam_search
+from exgate.models import seq2seq
+from exgate.train.optim import schedule
+from exgate.train.plot import draw_attention
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?")
+    parser.add_argument("--demo", action="store_true", help="number words to digits, without files")
+    parser.add_argument("--source", default="de", help="ending of the files' names")
+    parser.add_argument("--target", default="en", help="and of the language to translate into")
+    parser.add_argument("--pairs", type=int, help="learn from so many only")
+    parser.add_argument("--vocab", type=int, default=6000, help="tokens of the BPE")
+    parser.add_argument("--joint", action="store_true", help="one BPE for both languages")
+    for side in ("--encoder", "--decoder"):
+        parser.add_argument(side, choices=seq2seq.CELLS, default="lstm")
+    parser.add_argument("--no-attention", action="store_true")
+    parser.add_argument("--reverse", action="store_true", help="read the source from its end")
+    parser.add_argument("--one-way", action="store_true", help="the encoder reads from left to right only")
+    numbers = {"layers": 1, "dim": 256, "hidden": 384, "dropout": 0.4, "batch": 64, "lr": 1e-3, "epochs": 12}
+    for name, value in (numbers | {"patience": 2, "beam": 5, "seed": 0}).items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    parser.add_argument("--picture", help="a PNG of where the decoder looked")
+    parser.add_argument("--save", help="a folder for the model and its tokenizers")
+    if (arguments := parser.parse_args()).demo == bool(arguments.folder):
+        parser.error("give a FOLDER, or --demo")
+    if arguments.demo:
+        parser.set_defaults(vocab=300, joint=True, dim=64, hidden=128, dropout=0.0, batch=32, lr=3e-3, epochs=8)
+        arguments = parser.parse_args()
+    return arguments
+
+
+def train(model: seq2seq.Seq2Seq, data: dict[str, list[parallel.Pair]], ends: dict[str, int], options) -> None:
+    """Adam with clipping and a falling rate; the weights of the epoch with the best validation loss are kept."""
+    steps = math.ceil(len(data["train"]) / options.batch)
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
+    factor = schedule("cosine", steps=steps * options.epochs, warmup=min(200, steps), min_ratio=0.02)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    best, kept, bad, began = math.inf, {}, 0, time.perf_counter()
+    for epoch in range(1, options.epochs + 1):
+        total = 0.0
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(f"epoch {epoch}", total=steps)
+            for batch in parallel.batches(data["train"], options.batch, seed=options.seed + epoch, **ends):
+                loss = model.loss(*batch)
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                rate.step()
+                total += loss.item()
+                bar.update(task, advance=1, description=f"epoch {epoch}, loss {loss.item():.2f}")
+        held_out, minutes = validate(model, data["val"], ends, options.batch), (time.perf_counter() - began) / 60
+        print(f"epoch {epoch}: training {total / steps:.3f}, validation {held_out:.3f} nats a token, {minutes:.1f} min")
+        if held_out < best:
+            best, kept, bad = held_out, copy.deepcopy(model.state_dict()), 0
+        elif (bad := bad + 1) >= options.patience:
+            break
+    model.load_state_dict(kept)
+
+
+@torch.inference_mode()
+def validate(model: seq2seq.Seq2Seq, pairs: list[parallel.Pair], ends: dict[str, int], size: int) -> float:
+    model.eval()
+    total, count = 0.0, 0
+    for batch in parallel.batches(pairs, size, seed=0, **ends):
+        total += model.loss(*batch, reduction="sum").item()
+        count += int((batch.targets != parallel.IGNORED).sum())
+    model.train()
+    return total / count
+
+
+def translate(model: seq2seq.Seq2Seq, pairs: list[parallel.Pair], ends: dict[str, int], options) -> list[Hypothesis]:
+    """The best translation of each source, in their order."""
+    found = []
+    for batch in parallel.batches(pairs, options.batch, **ends):
+        search = {"max_tokens": 10 + 2 * batch.source.shape[1], "beam": options.beam}
+        best = beam_search(model, batch.source, batch.lengths, start=ends["start"], end=ends["end"], **search)
+        found += [hypotheses[0] for hypotheses in best]
+    return found
+
+
+def main() -> None:
+    options = parse()
+    torch.manual_seed(options.seed)
+    if options.demo:
+        text = {s: parallel.number_pairs(n, seed) for seed, (s, n) in enumerate({"train": 6000, "val": 300}.items())}
+        text["test"] = sorted(set(parallel.number_pairs(400, 2)) - set(text["train"]))
+    else:
+        text = {s: parallel.read(options.folder, s, options.source, options.target) for s in ("train", "val", "test")}
+    text["train"] = text["train"][: options.pairs]
+    sides = [[pair[side] for pair in text["train"]] for side in (0, 1)]
+    groups = [sides[0] + sides[1]] * 2 if options.joint else sides
+    source, target = (BPETokenizer.train(texts, options.vocab) for texts in groups)
+    data = {split: parallel.encode(pairs, source, target) for split, pairs in text.items()}
+    ends = {"source_end": source.end, "start": target.end, "end": target.end}
+    config = seq2seq.Config(
+        source_vocab=source.vocab_size, target_vocab=target.vocab_size, dim=options.dim, hidden=options.hidden,
+        layers=options.layers, encoder=options.encoder, decoder=options.decoder, dropout=options.dropout,
+        bidirectional=not options.one_way, attention=not options.no_attention, reverse=options.reverse,
+    )  # fmt: skip
+    model = seq2seq.build(config)
+    print(f"{model.num_parameters():,} parameters, {len(text['train']):,} pairs to learn from")
+    train(model, data, ends, options)
+    if options.save:
+        exgate.save(model, options.save)
+        source.save(f"{options.save}/source")
+        target.save(f"{options.save}/target")
+
+    found = translate(model, data["test"], ends, options)
+    written, wanted = [target.decode(best.tokens).strip() for best in found], [pair[1] for pair in text["test"]]
+    for (given, theirs), ours in list(zip(text["test"], written, strict=True))[:5]:
+        print(f"  {given}\n  = {ours}\n    ({theirs})")
+    right = sum(ours == theirs for ours, theirs in zip(written, wanted, strict=True))
+    print(f"{right} of {len(written)} test sentences are exactly the reference")
+    if options.picture and found[0].attention is not None:
+        columns = [*(source.decode([token]) for token in data["test"][0][0]), "(end)"]
+        rows = [target.decode([token]) for token in found[0].tokens] + ["(end)"] * found[0].ended
+        print("where it looked:", draw_attention(found[0].attention, columns, rows, options.picture))
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError:
+        print("for BLEU: pip install 'exgate[bleu]'")
+    else:
+        bleu = BLEU()
+        print(bleu.corpus_score(written, [wanted]), "|", bleu.get_signature())
+
+
+if __name__ == "__main__":
+    main()
