@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from exgate.layers.ffn import FFN
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.norm import LayerNorm
 from exgate.layers.stack import Residual, Stack, reset_parameters
@@ -24,6 +25,8 @@ class Config:
         peepholes: gates see the cell.
         residual: each layer is a pre-norm residual branch (hidden has to be dim); else the classical stack, where the
             first layer reads the embedding and each other one the layer before it.
+        ffn_dim: inner width of a gated FFN in a residual branch after each layer, as a Transformer's block has (the
+            xLSTM paper's "LSTM (block)"); 0 leaves it out. It needs residual=True.
         tie_embeddings: the head is the embedding's weight (hidden has to be dim).
         dropout: of the embedding and of each layer's output.
         soft_cap: of the logits; 0 is none.
@@ -31,7 +34,7 @@ class Config:
         forget_bias: added to the forget gates' initial bias (Jozefowicz et al. 2015).
         norm_eps: of every norm.
     Raises:
-        ValueError: residual branches with hidden other than dim, or less than one layer.
+        ValueError: residual branches with hidden other than dim, an FFN without them, or less than one layer.
     """
 
     vocab_size: int
@@ -41,6 +44,7 @@ class Config:
     heads: int = 1
     peepholes: bool = False
     residual: bool = True
+    ffn_dim: int = 0
     tie_embeddings: bool = False
     dropout: float = 0.0
     soft_cap: float = 0.0
@@ -56,6 +60,8 @@ class Config:
                 f"lstm: residual branches need hidden={self.hidden} to be dim={self.dim}. "
                 "Set residual=False, or leave hidden out."
             )
+        if self.ffn_dim and not self.residual:
+            raise ValueError(f"lstm: ffn_dim={self.ffn_dim} needs residual branches. Set residual=True, or ffn_dim=0.")
 
 
 class Dropped(nn.Module):
@@ -79,13 +85,20 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
     where = {"device": "meta", "dtype": dtype}
     hidden = config.dim if config.hidden is None else config.hidden
     blocks = []
+
+    def branch(layer: nn.Module) -> Residual:
+        return Residual(LayerNorm(config.dim, config.norm_eps, **where), layer, config.dropout)
+
     for number in range(config.layers):
         layer = LSTMLayer(
             hidden if number else config.dim, hidden=hidden, heads=config.heads, peepholes=config.peepholes,
             bias=config.bias, forget_bias=config.forget_bias, **where,
         )  # fmt: skip
         if config.residual:
-            blocks.append(Stack([Residual(LayerNorm(config.dim, config.norm_eps, **where), layer, config.dropout)]))
+            branches = [branch(layer)]
+            if config.ffn_dim:
+                branches.append(branch(FFN(config.dim, config.ffn_dim, "silu", blocks=2 * config.layers, **where)))
+            blocks.append(Stack(branches))
         else:
             blocks.append(Stack([Dropped(layer, config.dropout)]))
     model = LanguageModel(

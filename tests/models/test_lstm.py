@@ -49,3 +49,10 @@ def test_errors():
         lstm.Config(vocab_size=20, dim=8, layers=0)
     with pytest.raises(ValueError, match=r"tie_embeddings needs .* but they have 12 and 8"):
         lstm.build(lstm.Config(vocab_size=20, dim=8, hidden=12, layers=2, residual=False, tie_embeddings=True))
+
+
+def test_blocks_with_an_ffn():
+    plain, model = (lstm.build(lstm.Config(vocab_size=9, dim=16, layers=2, ffn_dim=width)) for width in (0, 24))
+    assert model.num_parameters() - plain.num_parameters() == 2 * (3 * 16 * 24 + 16)
+    with pytest.raises(ValueError, match="ffn_dim=24 needs residual branches"):
+        lstm.Config(vocab_size=9, dim=16, layers=2, ffn_dim=24, residual=False)
