@@ -65,7 +65,9 @@ def curves(
             axes.set_ylim(-0.05, top)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[-1].legend(frameon=False, fontsize=8)
+    if names:
+        fullest = max(panels.values(), key=len)
+        figure.axes[list(panels.values()).index(fullest)].legend(frameon=False, fontsize=8)
     return _save(figure, path)
 
 
