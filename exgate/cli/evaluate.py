@@ -1,10 +1,26 @@
-"""Score a model on text: loss, perplexity per token and per word, bits per byte.
+"""Score a model on text (loss, perplexity, bits per byte), or run a suite that compares models on a task.
 
 examples:
   exgate evaluate runs/small
   exgate evaluate runs/small --data books/ 'notes/*.txt' --window 512 --json scores.json
   exgate evaluate runs/small --data book.txt --stateful --documents
   exgate evaluate runs/small --weights int8
+  exgate evaluate formal --problems parity --models lstm,xlstm[0:1]
+  exgate evaluate gradient
+
+A suite trains small models of equal size on a task, each with the best of the same learning rates, scores them, and
+writes a table, results.json and a picture; stopped, it goes on where it was. `exgate evaluate SUITE --help` has its
+options. (A run whose folder is called like a suite is ./NAME.) The suites:
+  adding          two marked numbers, added after 100 to 500 steps (1997)
+  copy            ten symbols kept over a long time
+  formal          fifteen formal languages, trained on length 40 and scored to 256
+  gradient        how fast the gradient vanishes: RNN, LSTM, sLSTM, mLSTM, attention at initialisation
+  lra             ListOps of the Long Range Arena
+  multiplication  two marked numbers, multiplied (1997)
+  nearest         nearest neighbour search: revising what was stored
+  recall          associative recall: many keys (MQAR), and one key at growing distance
+  temporal-order  which of two or three symbols came first (1997)
+  timing          spikes at exact times, with and without peepholes (2002)
 
 A source is a file, a folder, a glob, - for standard input, hf:NAME, or python-manual; without --data it is the text
 that the run set aside for validation. Each document is scored alone, in windows that do not overlap; the last one is
@@ -28,6 +44,7 @@ from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from exgate.cli import recipe as recipes
+from exgate.cli import suite as suites
 from exgate.cli import train
 from exgate.cli.model import Opened, enough_memory, open_model
 from exgate.cli.recipe import Recipe
@@ -76,6 +93,8 @@ class Scored(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Runs `exgate evaluate` and returns its exit status."""
+    if argv and argv[0] in suites.names():
+        return suites.evaluate(argv)
     arguments = tyro.cli(
         Arguments, prog="exgate evaluate", description=__doc__, args=argv, config=(FlagCreatePairsOff,)
     )

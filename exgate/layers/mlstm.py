@@ -25,9 +25,9 @@ class MLSTMLayer(nn.Module):
 
     Args:
         dim: width of input and output.
-        heads: they divide the inner width, dim * proj_factor rounded up to a multiple of 64.
+        heads: they divide the inner width, dim * proj_factor rounded up to a multiple of `multiple`.
         conv_kernel: taps of the convolution.
-        proj_factor: inner width over dim.
+        proj_factor, multiple: inner width over dim, and what it is rounded up to a multiple of.
         qkv_block: width of the blocks in the products for q, k, v (nothing to do with heads).
         bias: in `up`, `q`, `k`, `v`, `down`; convolution and gates have theirs in any case.
         eps: added to the cell's denominator.
@@ -45,6 +45,7 @@ class MLSTMLayer(nn.Module):
         heads: int = 4,
         conv_kernel: int = 4,
         proj_factor: float = 2.0,
+        multiple: int = 64,
         qkv_block: int = 4,
         bias: bool = False,
         eps: float = 1e-6,
@@ -59,7 +60,7 @@ class MLSTMLayer(nn.Module):
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.dim, self.heads, self.blocks = dim, heads, blocks
         self.eps, self.input_gate, self.chunk_size = eps, input_gate, chunk_size
-        self.inner = inner = 64 * math.ceil(proj_factor * dim / 64)
+        self.inner = inner = multiple * math.ceil(proj_factor * dim / multiple)
         per_head("MLSTMLayer", "inner width", inner, heads)
         per_head("MLSTMLayer", "inner width", inner, qkv_block, "qkv_block")
         self.up = Linear(dim, 2 * inner, bias=bias, **where)

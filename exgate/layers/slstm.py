@@ -27,10 +27,12 @@ class SLSTMLayer(nn.Module):
         heads: they divide dim.
         conv_kernel: taps of the convolution; 0 leaves out convolution and SiLU.
         forget_gate: "sigmoid" (as published) or "exp".
+        recurrent_init: "zeros", or "uniform" in ± 1 / sqrt(dim), which the paper's formal-language tasks start from
+            (the xlstm package's "standard").
         norm_eps, norm_offset: of the norm over heads (see `HeadNorm`).
         block, blocks: place of this layer among the model's blocks, for the forget gate's initial bias.
     Raises:
-        ValueError: heads do not divide dim.
+        ValueError: heads do not divide dim, or there is no such recurrent_init.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class SLSTMLayer(nn.Module):
         heads: int = 4,
         conv_kernel: int = 4,
         forget_gate: str = "sigmoid",
+        recurrent_init: str = "zeros",
         norm_eps: float = 1e-5,
         norm_offset: bool = True,
         block: int = 0,
@@ -49,8 +52,10 @@ class SLSTMLayer(nn.Module):
     ) -> None:
         super().__init__()
         where: dict[str, Any] = {"device": device, "dtype": dtype}
+        if recurrent_init not in ("zeros", "uniform"):
+            raise ValueError(f"SLSTMLayer: recurrent_init is {recurrent_init!r}; it should be 'zeros' or 'uniform'.")
         self.dim, self.heads, self.forget_gate = dim, heads, forget_gate
-        self.block, self.blocks = block, blocks
+        self.recurrent_init, self.block, self.blocks = recurrent_init, block, blocks
         size = per_head("SLSTMLayer", "dim", dim, heads)
         self.conv = CausalConv(dim, conv_kernel, **where) if conv_kernel else None
         self.igate = HeadwiseLinear(dim, heads, **where)
@@ -63,12 +68,14 @@ class SLSTMLayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Gate products small, recurrent weights 0, forget bias from +5 to -7 in each head."""
+        """Gate products small, recurrent weights as `recurrent_init` says, forget bias from +5 to -7 in each head."""
         if self.conv is not None:
             self.conv.reset_parameters()
         for gate in (self.igate, self.fgate, self.zgate, self.ogate):
             small_(gate.weight, self.dim)
         _reset_recurrence(self.recurrent, self.bias, self.block, self.blocks)
+        if self.recurrent_init == "uniform":
+            nn.init.uniform_(self.recurrent, -(self.dim**-0.5), self.dim**-0.5)
         self.norm.reset_parameters()
 
     def forward(self, x: Tensor, state: State = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:

@@ -1,6 +1,5 @@
 """LSTM language models: the baseline, classical, with residual branches, or as blocks with an FFN; and vanilla RNNs."""
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -28,8 +27,8 @@ class Config:
         peepholes: gates see the cell.
         residual: each layer is a pre-norm residual branch (hidden has to be dim); else the classical stack, where the
             first layer reads the embedding and each other one the layer before it.
-        ffn_factor: inner width of a SwiGLU after each layer, a residual branch too, over dim, rounded up to a multiple
-            of 64: at 8/3 the "LSTM (block)" of the xLSTM paper, a Llama whose attention is an LSTM. 0 leaves it out.
+        ffn_dim: inner width of a SwiGLU after each layer, a residual branch too: at 8/3 dim the "LSTM (block)" of the xLSTM
+            paper, a Llama whose attention is an LSTM. 0 leaves it out.
         tie_embeddings: the head is the embedding's weight (hidden has to be dim).
         dropout: of the embedding and of each layer's output.
         soft_cap: of the logits; 0 is none.
@@ -50,7 +49,7 @@ class Config:
     heads: int = 1
     peepholes: bool = False
     residual: bool = True
-    ffn_factor: float = 0.0
+    ffn_dim: int = 0
     tie_embeddings: bool = False
     dropout: float = 0.0
     soft_cap: float = 0.0
@@ -70,10 +69,8 @@ class Config:
             raise ValueError(f"lstm: cell is {self.cell!r}; it should be 'lstm' or 'rnn'.")
         if self.cell == "rnn" and self.peepholes:
             raise ValueError("lstm: cell='rnn' has no gates, but peepholes=True. Set one of them otherwise.")
-        if self.ffn_factor and not self.residual:
-            raise ValueError(
-                f"lstm: ffn_factor={self.ffn_factor} needs residual branches. Set residual=True, or ffn_factor=0."
-            )
+        if self.ffn_dim and not self.residual:
+            raise ValueError(f"lstm: ffn_dim={self.ffn_dim} needs residual branches. Set residual=True, or ffn_dim=0.")
 
 
 class Dropped(nn.Module):
@@ -120,9 +117,8 @@ def _block(config: Config, width: int, hidden: int, where: dict) -> Stack:
     if not config.residual:
         return Stack([Dropped(cell, config.dropout)])
     layers: list[nn.Module] = [cell]
-    if config.ffn_factor:
-        inner = 64 * math.ceil(config.ffn_factor * config.dim / 64)
-        layers.append(FFN(config.dim, inner, "silu", blocks=2 * config.layers, **where))
+    if config.ffn_dim:
+        layers.append(FFN(config.dim, config.ffn_dim, "silu", blocks=2 * config.layers, **where))
     return Stack(Residual(LayerNorm(config.dim, config.norm_eps, **where), one, config.dropout) for one in layers)
 
 

@@ -28,13 +28,16 @@ class Config:
         dropout: of the embedding and of each residual branch.
         soft_cap: of the logits; 0 is none.
         conv_kernel: taps in both cells; 0 leaves the convolution out of sLSTM (mLSTM needs at least 1).
-        proj_factor: inner width of mLSTM over dim, rounded up to a multiple of 64.
+        slstm_conv_kernel: taps in sLSTM, where they are others; None is conv_kernel.
+        multiple: inner widths are rounded up to a multiple of it.
+        proj_factor: inner width of mLSTM over dim.
         qkv_block: width of the blocks in the mLSTM's products for q, k, v.
-        ffn_factor: inner width of the FFN over dim, rounded up to a multiple of 64; 0 leaves the FFN out.
+        ffn_factor: inner width of the FFN over dim; 0 leaves the FFN out.
         ffn_activation: see `exgate.layers.ffn.ACTIVATIONS`; "gelu" is the exact one.
         bias: in the mLSTM's projections.
         input_gate: of mLSTM, "exp" or "sigmoid".
         forget_gate: of sLSTM, "sigmoid" or "exp".
+        recurrent_init: of sLSTM, "zeros" or "uniform".
         norm_eps, cell_eps: of every norm, and of the mLSTM's denominator.
     Raises:
         ValueError: the pattern has other letters, or more than there are blocks.
@@ -49,6 +52,8 @@ class Config:
     dropout: float = 0.0
     soft_cap: float = 0.0
     conv_kernel: int = 4
+    slstm_conv_kernel: int | None = None
+    multiple: int = 64
     proj_factor: float = 2.0
     qkv_block: int = 4
     ffn_factor: float = 1.3
@@ -56,6 +61,7 @@ class Config:
     bias: bool = False
     input_gate: str = "exp"
     forget_gate: str = "sigmoid"
+    recurrent_init: str = "zeros"
     norm_eps: float = 1e-5
     cell_eps: float = 1e-6
 
@@ -87,20 +93,25 @@ def _block(config: Config, letter: str, block: int, where: dict) -> Stack:
     def branch(layer: torch.nn.Module) -> Residual:
         return Residual(LayerNorm(config.dim, config.norm_eps, offset=True, **where), layer, config.dropout)
 
-    shared = {"heads": config.heads, "conv_kernel": config.conv_kernel, "norm_eps": config.norm_eps, **where}
+    shared = {"heads": config.heads, "norm_eps": config.norm_eps, **where}
     if letter == "m":
         cell = MLSTMLayer(
-            config.dim, proj_factor=config.proj_factor, qkv_block=config.qkv_block, bias=config.bias,
-            eps=config.cell_eps, input_gate=config.input_gate, blocks=config.blocks, **shared,
+            config.dim, conv_kernel=config.conv_kernel, proj_factor=config.proj_factor, multiple=config.multiple,
+            qkv_block=config.qkv_block, bias=config.bias, eps=config.cell_eps, input_gate=config.input_gate,
+            blocks=config.blocks, **shared,
         )  # fmt: skip
         return Stack([branch(cell)])
     if letter == "a":
         cell = AttentionLayer(config.dim, heads=config.heads, blocks=config.blocks, **where)
     else:
-        cell = SLSTMLayer(config.dim, forget_gate=config.forget_gate, block=block, blocks=config.blocks, **shared)
+        kernel = config.conv_kernel if config.slstm_conv_kernel is None else config.slstm_conv_kernel
+        cell = SLSTMLayer(
+            config.dim, conv_kernel=kernel, forget_gate=config.forget_gate, recurrent_init=config.recurrent_init,
+            block=block, blocks=config.blocks, **shared,
+        )  # fmt: skip
     if not config.ffn_factor:
         return Stack([branch(cell)])
-    hidden = 64 * math.ceil(config.ffn_factor * config.dim / 64)
+    hidden = config.multiple * math.ceil(config.ffn_factor * config.dim / config.multiple)
     ffn = FFN(config.dim, hidden, config.ffn_activation, blocks=config.blocks, **where)
     return Stack([branch(cell), branch(ffn)])
 

@@ -17,7 +17,7 @@ CONFIGS = {
     ),
     "lstm": lstm.Config(layers=3, **SMALL),
     "lstm classical": lstm.Config(layers=2, hidden=48, residual=False, peepholes=True, heads=2, **SMALL),
-    "lstm block": lstm.Config(layers=2, ffn_factor=8 / 3, forget_bias=(3.0, 6.0), **SMALL),
+    "lstm block": lstm.Config(layers=2, ffn_dim=64, forget_bias=(3.0, 6.0), **SMALL),
     "rnn": lstm.Config(layers=2, cell="rnn", heads=2, **SMALL),
     "rwkv4": rwkv4.Config(blocks=3, **SMALL),
     "rwkv4 options": rwkv4.Config(blocks=1, ffn_dim=48, tie_embeddings=True, soft_cap=10.0, **SMALL),

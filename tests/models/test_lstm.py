@@ -54,7 +54,7 @@ def test_errors():
 
 
 def test_block_with_an_ffn():
-    config = lstm.Config(vocab_size=20, dim=96, layers=2, ffn_factor=8 / 3)
+    config = lstm.Config(vocab_size=20, dim=96, layers=2, ffn_dim=256)
     model = lstm.build(config)
     cell = 4 * 96 * (96 + 96 + 1)
     assert model.num_parameters() == 2 * 20 * 96 + 2 * (cell + 3 * 96 * 256 + 2 * 96) + 96
@@ -98,5 +98,5 @@ def test_errors_of_cells_and_blocks():
         lstm.Config(vocab_size=20, dim=8, layers=1, cell="gru")
     with pytest.raises(ValueError, match="cell='rnn' has no gates, but peepholes=True"):
         lstm.Config(vocab_size=20, dim=8, layers=1, cell="rnn", peepholes=True)
-    with pytest.raises(ValueError, match=r"ffn_factor=2.0 needs residual branches"):
-        lstm.Config(vocab_size=20, dim=8, layers=1, residual=False, ffn_factor=2.0)
+    with pytest.raises(ValueError, match="ffn_dim=24 needs residual branches"):
+        lstm.Config(vocab_size=20, dim=8, layers=1, residual=False, ffn_dim=24)

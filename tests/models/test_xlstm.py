@@ -72,3 +72,18 @@ def test_config_reaches_the_layers():
 def test_pattern_is_checked_at_once():
     with pytest.raises(ValueError, match="letters m, s"):
         xlstm.Config(vocab_size=20, dim=32, blocks=2, pattern="mt")
+
+
+def test_the_cells_of_the_formal_languages():
+    """No convolution in sLSTM alone, recurrent weights that are not 0, and inner widths that go with dim."""
+    config = xlstm.Config(
+        vocab_size=9, dim=20, blocks=2, heads=1, pattern="ms", slstm_conv_kernel=0, recurrent_init="uniform", multiple=4
+    )
+    mlstm, slstm = (block.layers[0].layer for block in xlstm.build(config).stack.layers)
+    assert (mlstm.conv.kernel, slstm.conv) == (4, None)
+    assert mlstm.inner == 40
+    bound = slstm.recurrent.abs().max().item()
+    assert 0.9 * 20**-0.5 < bound <= 20**-0.5
+    assert xlstm.build(config).stack.layers[1].layers[1].layer.hidden == 28
+    with pytest.raises(ValueError, match="recurrent_init is 'ones'; it should be 'zeros' or 'uniform'"):
+        xlstm.build(xlstm.Config(vocab_size=9, dim=20, blocks=1, pattern="s", recurrent_init="ones"))

@@ -1,0 +1,235 @@
+"""The suites of `exgate evaluate SUITE`: runs that are found again, a table, a picture; no command itself."""
+
+import ast
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from tyro.conf import Positional, arg
+
+import exgate.evaluate
+from exgate.data import synthetic
+from exgate.evaluate import cache, gradient, peers, picture, trial
+from exgate.evaluate.search import count, search
+from exgate.evaluate.trial import Suite
+from exgate.models.io import unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    suite: Annotated[Positional[str], arg(metavar="SUITE")]
+    """What is measured."""
+    models: Annotated[str | None, arg(metavar="A,B,...")] = None
+    """Which models; those of the suite that are there. All get the same number of parameters, within 3 %."""
+    problems: Annotated[str | None, arg(metavar="A,B,...")] = None
+    """Which of the suite's problems; all."""
+    preset: Literal["smoke", "small", "paper"] = "small"
+    """smoke: seconds, says nothing; small: minutes per model and problem; paper: the published settings."""
+    seeds: Annotated[int | None, arg(metavar="N")] = None
+    """Runs at the best learning rate, in place of the preset's; the rate is chosen on the first."""
+    rates: Annotated[str | None, arg(metavar="X,Y,...")] = None
+    """Learning rates to choose from, in place of the preset's."""
+    steps: Annotated[int | None, arg(metavar="N")] = None
+    """Training steps, in place of the preset's."""
+    processes: Annotated[int, arg(metavar="N")] = 1
+    """Runs at a time, one thread each."""
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where results.json, picture.png and the runs go: runs/evaluate/SUITE-PRESET. A suite that was stopped goes on."""
+
+
+def names() -> list[str]:
+    """The suites: the files of exgate/evaluate/ that define `suite`, and those that are made otherwise."""
+    found = []
+    for file in sorted(Path(exgate.evaluate.__path__[0]).glob("*.py")):
+        defined = {node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if hasattr(node, "name")}
+        if defined & {"suite", "curves"} and file.stem != "picture":
+            found.append(file.stem.replace("_", "-"))
+    return found
+
+
+def evaluate(argv: list[str]) -> int:
+    """Runs `exgate evaluate SUITE` and returns its exit status."""
+    module = import_module(f"exgate.evaluate.{argv[0].replace('-', '_')}")
+    arguments = tyro.cli(
+        Arguments,
+        prog="exgate evaluate",
+        description=f"{module.__doc__}\n\nexample:\n  exgate evaluate {argv[0]}",
+        args=argv,
+    )
+    folder = arguments.out or Path("runs", "evaluate", f"{argv[0]}-{arguments.preset}")
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console(soft_wrap=True, highlight=False)
+    with _one_thread():
+        if argv[0] == "gradient":
+            return _gradient(arguments, folder, console)
+        suite = _changed(module.suite(arguments.preset), arguments, console)
+        table = search(suite, partial(_computed, arguments, folder, count(suite)))
+    console.print(_table(suite, table, f"{argv[0]}, preset {arguments.preset}"))
+    cache.write(folder / "results.json", {"arguments": [argv[0], arguments.preset], "budget": vars(suite.budget),
+                                          "measure": suite.measure, "problems": table})  # fmt: skip
+    print(f"numbers: {folder / 'results.json'}")
+    _draw(lambda path: _picture(suite, table, path), folder)
+    return 0
+
+
+def _changed(suite: Suite, arguments: Arguments, console: Console) -> Suite:
+    """The suite with what the command line says in place of the preset's."""
+    if arguments.models is not None:
+        models = _listed(arguments.models)
+        peers.check(models)
+    else:
+        models = [model for model in suite.models if model in peers.available()]
+        if left := [model for model in suite.models if model not in models]:
+            console.print(f"not there, left out: {', '.join(left)}", style="dim")
+    problems = suite.problems
+    if arguments.problems is not None:
+        known = {problem.name: problem for problem in problems}
+        for name in (wanted := _listed(arguments.problems)):
+            if name not in known:
+                raise ValueError(f"evaluate: {unknown(name, known, what='problem')}")
+        problems = tuple(known[name] for name in wanted)
+    budget = suite.budget
+    if arguments.rates is not None:
+        budget = replace(budget, rates=tuple(_positive(rate) for rate in _listed(arguments.rates)))
+    for name in ("seeds", "steps"):
+        if (value := getattr(arguments, name)) is not None:
+            if value < 1:
+                raise ValueError(f"evaluate: --{name} is {value}; it should be at least 1.")
+            budget = replace(budget, **{name: value})
+    if arguments.processes < 1:
+        raise ValueError(f"evaluate: --processes is {arguments.processes}; it should be at least 1.")
+    return replace(suite, models=tuple(models), problems=problems, budget=budget)
+
+
+def _computed(
+    arguments: Arguments, folder: Path, total: int, configurations: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Results of configurations, kept or computed, with a progress bar where somebody looks."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(f"runs (of {total} in all)", total=len(configurations))
+        compute = partial(trial.run, make=synthetic.task)
+        found = cache.results(configurations, compute, folder=folder / "runs", processes=arguments.processes)
+        for configuration, result in found:
+            bar.advance(task)
+            yield configuration, result
+
+
+def _table(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], title: str) -> Table:
+    """Models by problems: the measure in the headline's bucket, its spread over seeds, and the best rate."""
+    words = {"scaled": "accuracy, chance is 0", "correct": "share of rows without an error", "last": "error at the end"}
+    caption = f"{words.get(suite.measure, suite.measure)}; ± over seeds; (learning rate)"
+    table = Table(title=title, caption=caption)
+    table.add_column("model", no_wrap=True)
+    for problem in suite.problems:
+        low, high = problem.buckets[suite.headline]
+        table.add_column(f"{problem.name}\n{low}-{high}", justify="right")
+    for model in suite.models:
+        cells = []
+        for problem in suite.problems:
+            entry = found[problem.name][model]
+            if not entry["buckets"]:
+                cells.append("diverged")
+                continue
+            value = entry["buckets"][suite.headline][suite.measure]
+            spread = f" ± {value['spread']:.3f}" if suite.budget.seeds > 1 else ""
+            cells.append(f"{value['mean']:.3f}{spread} ({entry['rate']:g})")
+        table.add_row(model, *cells)
+    return table
+
+
+def _picture(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], path: Path) -> Path:
+    def buckets(problem: str, model: str) -> list[dict[str, Any]]:
+        return found[problem][model]["buckets"]
+
+    problems = [problem.name for problem in suite.problems]
+    if suite.picture == "map":
+        values = [
+            [buckets(problem, model)[suite.headline][suite.measure]["mean"] if buckets(problem, model) else None
+             for problem in problems]
+            for model in suite.models
+        ]  # fmt: skip
+        return picture.heat(values, suite.models, problems, path)
+    panels: dict[str, dict[str, picture.Curve]] = {problem: {} for problem in problems}
+    for problem in problems:
+        for model in suite.models:
+            if not (scored := buckets(problem, model)):
+                continue
+            if suite.picture == "steps":
+                errors = scored[suite.headline]["steps"]
+                panels[problem][model] = (range(len(errors)), errors)
+            else:
+                longest = [bucket["lengths"][1] for bucket in scored]
+                panels[problem][model] = (longest, [bucket[suite.measure]["mean"] for bucket in scored])
+    if suite.picture == "steps":
+        return picture.curves(panels, path, x=suite.axis, y="mean squared error")
+    return picture.curves(panels, path, x=suite.axis, y=suite.measure, top=1.05)
+
+
+def _gradient(arguments: Arguments, folder: Path, console: Console) -> int:
+    start = time.monotonic()
+    steps = {"smoke": 12, "small": 100, "paper": 100}[arguments.preset]
+    curves = gradient.curves(steps=steps, seed=0)
+    table = Table(title="gradient", caption="norm of the gradient d steps back, over that one step back")
+    table.add_column("layer")
+    shown = [d for d in (1, 10, 20, 50, 100) if d <= steps]
+    for d in shown:
+        table.add_column(f"d={d}", justify="right")
+    for name, values in curves.items():
+        table.add_row(name, *(f"{values[d - 1]:.3g}" for d in shown))
+    console.print(table)
+    cache.write(folder / "results.json", {"steps": steps, "norms": curves, "seconds": time.monotonic() - start})
+    print(f"numbers: {folder / 'results.json'}")
+    lines = {name: (range(1, steps + 1), values) for name, values in curves.items()}
+    words = {"x": "steps back, d = T - t", "y": "gradient norm"}
+    _draw(lambda path: picture.curves({"at initialisation": lines}, path, log=True, **words), folder)
+    return 0
+
+
+def _draw(draw: Any, folder: Path) -> None:
+    if picture.available():
+        print(f"picture: {draw(folder / 'picture.png')}")
+    else:
+        print("no picture: it needs the package 'matplotlib' (pip install 'exgate[plot]')")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrices of this size are slower on more threads, and other processes want theirs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _listed(words: str) -> list[str]:
+    # xlstm[1:0] has no comma in its name, so that a comma always separates.
+    found = [word.strip() for word in words.split(",") if word.strip()]
+    if not found:
+        raise ValueError(f"evaluate: '{words}' names nothing. Give names with commas between them.")
+    return list(dict.fromkeys(found))
+
+
+def _positive(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ValueError(f"evaluate: '{word}' is no learning rate; it should be a positive number.")
+    return value

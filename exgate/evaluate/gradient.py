@@ -1,0 +1,102 @@
+r"""The vanishing gradient: how much of a loss at step T reaches the state d steps before, at initialisation.
+
+The norm of $\partial L_T / \partial h_{T-d}$ (Hochreiter 1991; Bengio, Simard and Frasconi 1994), in float64, for a
+random direction as loss. h is all that a layer carries on: h of an RNN; h and c of an LSTM; h, c and n of sLSTM; C and
+n of mLSTM; keys and values of attention.
+"""
+
+import importlib
+import importlib.util
+
+import torch
+from torch import Tensor, nn
+
+from exgate.layers.init import ramp_
+from exgate.layers.lstm import LSTMLayer
+from exgate.layers.mlstm import MLSTMLayer
+from exgate.layers.slstm import SLSTMLayer
+from exgate.ops.state import flatten
+
+CARRIED = ("h", "c", "n", "k", "v")
+
+
+class Elman(nn.Module):
+    """torch.nn.RNN (tanh, as it is initialised there) with the manners of our layers."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(dim, dim, batch_first=True)
+
+    def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        y, h = self.rnn(x, None if state is None else state["h"])
+        return y, {"h": h}
+
+
+def layers(dim: int = 64, heads: int = 4) -> dict[str, nn.Module]:
+    """What is compared, by the names of the picture. Attention is left out where exgate has none."""
+    remembering = LSTMLayer(dim)
+    ramp_(remembering.input.bias[dim : 2 * dim])
+    found = {
+        "RNN": Elman(dim),
+        "LSTM": LSTMLayer(dim),
+        "LSTM, forget bias 3 to 6": remembering,
+        "sLSTM": SLSTMLayer(dim, heads=heads, conv_kernel=0),
+        "mLSTM": MLSTMLayer(dim, heads=heads),
+    }
+    if importlib.util.find_spec("exgate.layers.attention"):
+        found["attention"] = importlib.import_module("exgate.layers.attention").AttentionLayer(dim, heads=heads)
+    return {name: layer.double() for name, layer in found.items()}
+
+
+def norms(layer: nn.Module, dim: int, *, steps: int = 100, batch: int = 8, seed: int = 0) -> list[float]:
+    """The norm of the gradient that reaches the state d = 1 ... steps steps back, divided by that at d = 1.
+
+    Args:
+        layer: forward(x, state) -> (y, state), in float64, `dim` wide.
+        steps, batch: rows of normal noise, one step longer than `steps`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, steps + 1, dim, dtype=torch.float64, generator=generator)
+    state, carried = None, []
+    for t in range(steps):
+        _, state = layer(x[:, t : t + 1], state)
+        carried.append(_carried(state))
+    y, _ = layer(x[:, steps:], state)
+    loss = (y * torch.randn(y.shape, dtype=torch.float64, generator=generator)).sum()
+    tensors = [tensor for step in carried for tensor, _ in step]
+    gradients = iter(torch.autograd.grad(loss, tensors, allow_unused=True))
+    reached = []
+    for step in carried:
+        parts = [
+            gradient * scale for (_, scale), gradient in zip(step, gradients, strict=False) if gradient is not None
+        ]
+        reached.append(torch.stack([part.square().sum() for part in parts]).sum().sqrt().item())
+    reached.reverse()
+    return [value / reached[0] for value in reached]
+
+
+def curves(*, steps: int = 100, dim: int = 64, seed: int = 0) -> dict[str, list[float]]:
+    """`norms` of each of `layers`, freshly initialised."""
+    torch.manual_seed(seed)
+    return {name: norms(layer, dim, steps=steps, seed=seed) for name, layer in layers(dim).items()}
+
+
+def _carried(state) -> list[tuple[Tensor, Tensor | float]]:
+    """The tensors of a state that are carried on, each with the factor of its gradient.
+
+    c and n are stored divided by exp(m): the gradient of what they stand for is that of them times exp(-m).
+    """
+    named = state if isinstance(state, dict) else flatten(state)
+    found = []
+    for name, tensor in named.items():
+        head, _, leaf = name.rpartition(".")
+        if leaf not in CARRIED:
+            continue
+        m = named.get(f"{head}.m" if head else "m")
+        scale = (
+            1.0
+            if m is None or leaf == "h"
+            else torch.exp(-m.detach()).reshape(m.shape + (1,) * (tensor.dim() - m.dim()))
+        )
+        found.append((tensor, scale))
+    return found

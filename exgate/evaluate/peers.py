@@ -1,0 +1,145 @@
+"""The models that the suites compare, by name, at equal numbers of parameters: their widths are solved for."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exgate.layers.init import small_
+from exgate.models import io
+
+# Two models are of one size if they differ by no more than this share.
+TOLERANCE = 0.03
+# The model whose size, at a suite's width, is the size of all.
+REFERENCE = "xlstm[0:1]"
+WIDEST = 4096
+
+# No convolution in sLSTM, and recurrent weights that do not start at 0: as published for the formal languages.
+_XLSTM = {"model": "xlstm", "heads": 1, "slstm_conv_kernel": 0, "recurrent_init": "uniform", "multiple": 4}
+_LSTM = {"model": "lstm", "residual": False}
+_FIELDS: dict[str, dict[str, Any]] = {
+    "rnn": _LSTM | {"cell": "rnn"},
+    "lstm": _LSTM,
+    "lstm-peephole": _LSTM | {"peepholes": True},
+    "lstm-block": {"model": "lstm"},
+    "xlstm[0:1]": _XLSTM | {"pattern": "s"},
+    "xlstm[1:1]": _XLSTM | {"pattern": "ms"},
+    "xlstm[1:0]": _XLSTM | {"pattern": "m"},
+    "llama": {"model": "llama", "heads": 2},
+    "mamba": {"model": "mamba"},
+    "rwkv4": {"model": "rwkv4"},
+}
+MODELS = tuple(_FIELDS)
+
+
+class Probe(nn.Module):
+    """A language model's stack between an embedding of tokens or numbers and a head of classes or one number.
+
+    Args:
+        model: a `LanguageModel`; its embedding serves for tokens, its head is not used.
+        vocabulary, features, outputs: of the task.
+    """
+
+    def __init__(self, model: Any, *, vocabulary: int, features: int, outputs: int) -> None:
+        super().__init__()
+        dim, width, device = model.embed.embedding_dim, model.head.in_features, model.embed.weight.device
+        self.embed = model.embed if vocabulary else nn.Linear(features, dim, device=device)
+        self.stack, self.norm = model.stack, model.norm
+        self.head = nn.Linear(width, outputs, device=device)
+        small_(self.head.weight, width)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs (B, T) whole numbers or (B, T, F) -> (B, T, D): what `head` reads."""
+        x, _ = self.stack(self.embed(inputs))
+        return self.norm(x)
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def available() -> list[str]:
+    """The names of `MODELS` whose architecture is in `exgate/models/`."""
+    there = io.names()
+    return [name for name in MODELS if _FIELDS[name]["model"] in there]
+
+
+def check(names: list[str]) -> None:
+    """Refuses names that cannot be built.
+
+    Raises:
+        ValueError: there is no such model, or its architecture is not there.
+    """
+    there = available()
+    for name in names:
+        if name not in MODELS:
+            raise ValueError(f"evaluate: {io.unknown(name, MODELS, what='model')}")
+        if name not in there:
+            raise ValueError(f"evaluate: '{name}' needs exgate/models/{_FIELDS[name]['model']}.py, which is not there.")
+
+
+def build(name: str, task: Any, *, dim: int, blocks: int, dropout: float = 0.0) -> Probe:
+    """The model `name` for a task, as large as `REFERENCE` is at width `dim`, with fresh weights.
+
+    Args:
+        task: what has `vocabulary`, `features` and `outputs`.
+        dim, blocks: width of the reference, and blocks (layers) of both.
+    Raises:
+        ValueError: there is no such model, or no width of it is within `TOLERANCE`.
+    """
+    fields = size(name, task, dim=dim, blocks=blocks)
+    return _probe(fields | ({"dropout": dropout} if dropout else {}), task, "cpu")
+
+
+def size(name: str, task: Any, *, dim: int, blocks: int) -> dict[str, Any]:
+    """The fields of the config of `build`, without dropout."""
+    check([name])
+    goal = _count(_fields(REFERENCE, dim, blocks), task)
+    step = 4 if name == "llama" else 1  # each head has pairs of numbers to rotate
+    widths = range(8, WIDEST, step)
+    place = bisect_left(widths, goal, key=lambda width: _count(_fields(name, width, blocks), task))
+
+    def off(fields: dict[str, Any]) -> float:
+        return abs(_count(fields, task) / goal - 1)
+
+    near = widths[max(0, place - 2) : place + 2]
+    fields = min((_fields(name, width, blocks) for width in near), key=off)
+    if off(fields) > TOLERANCE:
+        fields = min((fields for width in near for fields in _variants(name, width, blocks)), key=off)
+    if off(fields) > TOLERANCE:
+        raise ValueError(
+            f"evaluate: '{name}' has {_count(fields, task):,} parameters at width {fields['dim']}, but {goal:,} are "
+            f"wanted, within {TOLERANCE:.0%}. Take another width for the suite (it is {dim})."
+        )
+    return fields
+
+
+def _fields(name: str, dim: int, blocks: int) -> dict[str, Any]:
+    fields = _FIELDS[name] | {"dim": dim}
+    depth = "layers" if fields["model"] == "lstm" else "blocks"
+    if name in ("llama", "lstm-block"):
+        fields["ffn_dim"] = round(8 * dim / 3)
+    return fields | {depth: blocks}
+
+
+def _variants(name: str, dim: int, blocks: int) -> Iterator[dict[str, Any]]:
+    """Configs of one width whose inner widths differ by up to a fifth: small models are few and far between."""
+    fields = _fields(name, dim, blocks)
+    inner = {"hidden": dim} if name in ("lstm", "lstm-peephole") else {}
+    inner |= {"proj_factor": 2.0, "ffn_factor": 1.3} if fields["model"] == "xlstm" else {}
+    inner |= {"ffn_dim": fields["ffn_dim"]} if "ffn_dim" in fields else {}
+    for percent in range(80, 121, 4):
+        scaled = {key: value * percent / 100 for key, value in inner.items()}
+        yield fields | {key: value if type(inner[key]) is float else round(value) for key, value in scaled.items()}
+
+
+def _count(fields: dict[str, Any], task: Any) -> int:
+    return _probe(fields, task, "meta").num_parameters()
+
+
+def _probe(fields: dict[str, Any], task: Any, device: str) -> Probe:
+    config = io.config_from_dict(fields | {"vocab_size": max(1, task.vocabulary)})
+    model = io.build(config, device=torch.device(device))
+    return Probe(model, vocabulary=task.vocabulary, features=task.features, outputs=task.outputs)

@@ -1,0 +1,91 @@
+"""The pictures of the suites: a heat map of models by problems, and curves side by side."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+COLOURS = (
+    "#0b6e99", "#d1495b", "#4f9d69", "#8d6a9f", "#e08e45", "#30343f", "#5fa8d3", "#b5838d", "#a3b18a", "#6c757d",
+)  # fmt: skip
+Curve = tuple[Sequence[float], Sequence[float | None]]
+
+
+def available() -> bool:
+    """Whether the package that draws is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def heat(values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str], path: Path) -> Path:
+    """Numbers from 0 to 1 as a map, each in its field; None is empty, what is below 0 has the colour of 0."""
+    figure = _figure(2 + 0.75 * len(columns), 1.6 + 0.42 * len(rows))
+    axes = figure.add_subplot()
+    axes.imshow([[0.0 if value is None else value for value in row] for row in values], vmin=0, vmax=1, cmap="YlGnBu")
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            text = "" if value is None else f"{value:.2f}"
+            colour = "white" if value is not None and value > 0.55 else "black"
+            axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=9)
+    axes.set_yticks(range(len(rows)), rows, fontsize=9)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return _save(figure, path)
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Curve]],
+    path: Path,
+    *,
+    x: str,
+    y: str,
+    log: bool = False,
+    top: float | None = None,
+) -> Path:
+    """One panel per entry, one line per name in it: (places, values), None being a gap. A name keeps its colour."""
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    figure = _figure(1.5 + 4 * across, 0.6 + 3 * down)
+    for number, (title, lines) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(down, across, number)
+        for name, (places, values) in lines.items():
+            marker = "o" if len(places) < 12 else ""
+            numbers = [float("nan") if value is None else value for value in values]
+            colour = COLOURS[names.index(name) % len(COLOURS)]
+            axes.plot(places, numbers, label=name, color=colour, marker=marker, markersize=4, linewidth=1.6)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if log:
+            axes.set_yscale("log")
+        if top is not None:
+            axes.set_ylim(-0.05, top)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    if names:
+        fullest = max(panels.values(), key=len)
+        figure.axes[list(panels.values()).index(fullest)].legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "exgate: drawing needs the package 'matplotlib'. Install the extra: pip install 'exgate[plot]'"
+        ) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> Path:
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=150, format="png")
+    os.replace(temporary, path)
+    return path

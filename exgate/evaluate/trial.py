@@ -1,0 +1,222 @@
+"""One small training run on a generator, scored in buckets of length: what most suites are made of."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from exgate.evaluate import peers
+from exgate.evaluate.peers import Probe
+from exgate.models.lm import parameter_groups
+
+IGNORED = -100
+# Streams of random numbers: a model never meets in training what it is scored on, and all models meet the same.
+TRAINING, VALIDATION, TEST = 0, 1, 2
+STEPS = 256  # errors along the sequence are kept up to this length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A task at certain lengths. `task` and `options` name the generator; lengths are (shortest, longest).
+
+    Args:
+        name: in tables.
+        train: lengths to learn from; validation has the same.
+        buckets: lengths to be scored on.
+        dim: width in place of the budget's.
+    """
+
+    name: str
+    task: str
+    train: tuple[int, int]
+    buckets: tuple[tuple[int, int], ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    dim: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What every model of a table gets alike.
+
+    Args:
+        steps, batch: of training.
+        dim: the width of the reference model, whose size all have (`exgate.evaluate.peers`); blocks: their depth.
+        rates: learning rates to choose from, by the loss on validation data of the training lengths.
+        seeds: runs at the best rate; the choice itself is made on the first.
+        rows: sequences per bucket.
+        warmup: share of the steps; then a cosine to `floor`.
+    """
+
+    steps: int
+    batch: int
+    dim: int
+    rates: tuple[float, ...]
+    seeds: int = 1
+    rows: int = 512
+    blocks: int = 2
+    warmup: float = 0.1
+    floor: float = 1e-5
+    weight_decay: float = 0.1
+    beta2: float = 0.99
+    clip: float = 1.0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Problems, a budget, and how the result is shown.
+
+    Args:
+        measure: of `score`; "scaled", "accuracy" and "correct" are best at 1, "mse" and "last" at 0.
+        headline: the bucket of the table's and map's numbers.
+        picture: "map" (models by problems), "lengths" (measure by bucket) or "steps" (error along the sequence).
+        axis: what the lengths measure, for the picture.
+    """
+
+    problems: tuple[Problem, ...]
+    budget: Budget
+    models: tuple[str, ...]
+    measure: str = "scaled"
+    headline: int = -1
+    picture: str = "lengths"
+    axis: str = "length"
+
+
+def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, Any]:
+    """Train one model once and score it.
+
+    Args:
+        configuration: of `configure`.
+        make: (name, **options) -> task: sample(rng, rows, shortest, longest) -> (inputs, targets), vocabulary,
+            features, outputs, chance, blank, tolerance. The generators are no part of this folder.
+    Returns:
+        parameters, width, seconds, training (losses, about fifty), validation (scores on the training lengths) and
+        buckets (scores each). A run whose loss is not finite stops, and has `diverged`: the step.
+    """
+    problem, budget = configuration["problem"], Budget(**configuration["budget"])
+    task = make(problem["task"], **problem["options"])
+    seed, rate, start = configuration["seed"], configuration["rate"], time.monotonic()
+    torch.manual_seed(seed)
+    dim = problem["dim"] or budget.dim
+    probe = peers.build(configuration["model"], task, dim=dim, blocks=budget.blocks, dropout=budget.dropout)
+    result: dict[str, Any] = {"parameters": probe.num_parameters(), "width": probe.head.in_features}
+    losses = train(probe, task, budget, lengths=tuple(problem["train"]), rate=rate, seed=seed)
+    result["training"] = losses
+    if losses and not math.isfinite(losses[-1]):
+        result["diverged"] = True
+    else:
+        result["validation"] = score(probe, task, budget, tuple(problem["train"]), stream=VALIDATION)
+        result["buckets"] = [score(probe, task, budget, tuple(bucket)) for bucket in problem["buckets"]]
+    return result | {"seconds": round(time.monotonic() - start, 2)}
+
+
+def configure(problem: Problem, budget: Budget, model: str, *, rate: float, seed: int) -> dict[str, Any]:
+    """All that decides the numbers of a run, as JSON holds it: its identity."""
+    shared = asdict(budget) | {"rates": (), "seeds": 1}  # which others there are changes nothing here
+    return {"problem": asdict(problem), "budget": shared, "model": model, "rate": rate, "seed": seed}
+
+
+def train(probe: Probe, task: Any, budget: Budget, *, lengths: tuple[int, int], rate: float, seed: int) -> list[float]:
+    """AdamW on fresh batches; mean training losses of fifty stretches, the last one not finite if it diverged."""
+    groups = [group for group in parameter_groups(probe, budget.weight_decay) if group["params"]]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, budget.beta2), fused=True)
+    rng = np.random.default_rng([seed, TRAINING])
+    parameters, every = list(probe.parameters()), max(1, budget.steps // 50)
+    probe.train()
+    kept, total, count = [], 0.0, 0
+    for step in range(budget.steps):
+        inputs, targets = _tensors(task.sample(rng, budget.batch, *lengths))
+        error = _errors(probe, task, inputs, targets)[0].mean()
+        optimizer.zero_grad(set_to_none=True)
+        error.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, budget.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(step, budget, rate)
+        optimizer.step()
+        total, count = total + error.item(), count + 1
+        if not math.isfinite(total):
+            return [*kept, math.nan]
+        if (step + 1) % every == 0 or step + 1 == budget.steps:
+            kept.append(total / count)
+            total, count = 0.0, 0
+    return kept
+
+
+@torch.no_grad()
+def score(probe: Probe, task: Any, budget: Budget, bucket: tuple[int, int], *, stream: int = TEST) -> dict[str, Any]:
+    """Scores on sequences of a bucket's lengths, the same for every model.
+
+    Returns:
+        For classes: loss (nats), accuracy per answer token (`task.blank` does not count), scaled accuracy
+        (accuracy - chance) / (1 - chance), and correct: the share of rows without a mistake.
+        For numbers: loss and mse over all targets, last: the error at each row's last target, correct: the share of
+        rows with all errors below the tolerance; steps: the error at each step, None where there is no target.
+    """
+    rng = np.random.default_rng([*bucket, stream])
+    probe.eval()
+    parts, done = [], 0
+    while done < budget.rows:
+        rows = min(budget.batch, budget.rows - done, max(1, 2**15 // bucket[1]))
+        inputs, targets = _tensors(task.sample(rng, rows, *bucket))
+        loss, guess, counted = _errors(probe, task, inputs, targets)
+        wrong = guess != targets[counted] if task.tolerance == 0 else loss.sqrt() >= task.tolerance
+        parts.append((loss, wrong, targets[counted], counted))
+        done += rows
+    loss, wrong, answers = (torch.cat([part[place] for part in parts]) for place in range(3))
+    row = torch.cat([part[3].nonzero()[:, 0] + first for part, first in zip(parts, _firsts(parts), strict=True)])
+    scores: dict[str, Any] = {"loss": loss.mean().item()}
+    bad = wrong if task.tolerance else wrong & (answers != task.blank)
+    scores["correct"] = 1 - len(row[bad].unique()) / len(row.unique())
+    if not task.tolerance:
+        scored = answers != task.blank
+        accuracy = 1 - wrong[scored].double().mean().item()
+        return scores | {"accuracy": accuracy, "scaled": (accuracy - task.chance) / (1 - task.chance)}
+    last = torch.cat([row[1:] != row[:-1], torch.ones(1, dtype=torch.bool)])
+    scores |= {"mse": loss.mean().item(), "last": loss[last].mean().item()}
+    step = torch.cat([part[3].nonzero()[:, 1] for part in parts])
+    sums, counts = (torch.bincount(step, weight, bucket[1]) for weight in (loss.double(), torch.ones_like(loss)))
+    if bucket[1] <= STEPS:
+        scores["steps"] = [(a / b).item() if b else None for a, b in zip(sums, counts, strict=True)]
+    return scores
+
+
+def _errors(probe: Probe, task: Any, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses and guesses (N,) where there is a target, the mask (B, T) of these places; the head runs there only."""
+    counted = ~targets.isnan() if task.tolerance else targets != IGNORED
+    guess = probe.head(probe(inputs)[counted])
+    if task.tolerance:
+        guess = guess[:, 0]
+        return (guess - targets[counted]).square(), guess, counted
+    return F.cross_entropy(guess, targets[counted], reduction="none"), guess.argmax(1), counted
+
+
+def _rate(step: int, budget: Budget, rate: float) -> float:
+    """Linear warm-up, then a cosine down to the floor at the last step."""
+    warmup = math.ceil(budget.warmup * budget.steps)
+    if step < warmup:
+        return rate * (step + 1) / warmup
+    floor = min(budget.floor, rate)
+    part = (step - warmup + 1) / (budget.steps - warmup)
+    return floor + (rate - floor) * (1 + math.cos(math.pi * part)) / 2
+
+
+def _tensors(batch: Any) -> tuple[Tensor, Tensor]:
+    """A batch without the columns at its end that are padding in every row."""
+    inputs, targets = (torch.from_numpy(np.ascontiguousarray(part)) for part in batch)
+    counted = ~targets.isnan() if targets.is_floating_point() else targets != IGNORED
+    end = int(counted.any(0).nonzero().max()) + 1
+    return inputs[:, :end], targets[:, :end]
+
+
+def _firsts(parts: list) -> list[int]:
+    firsts, total = [], 0
+    for part in parts:
+        firsts.append(total)
+        total += len(part[3])
+    return firsts

@@ -1,0 +1,98 @@
+"""`exgate evaluate SUITE`: each suite's smoke, resumed, beside run folders of the same name, and mistakes in words."""
+
+import json
+
+import pytest
+
+from exgate.cli import main, suite
+from exgate.evaluate import cache, picture, trial
+
+SUITES = suite.names()
+
+
+def evaluate(*words: object) -> int:
+    return main(["evaluate", *map(str, words)])
+
+
+def test_help_has_them_all(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    shown = capsys.readouterr().out
+    assert {"formal", "recall", "nearest", "adding", "temporal-order", "gradient"} <= set(SUITES)
+    for name in SUITES:
+        assert f"\n│   {name} " in shown or f"\n  {name} " in shown, name
+        with pytest.raises(SystemExit):
+            main(["evaluate", name, "--help"])
+        assert f"exgate evaluate {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_smoke(name, tmp_path, capsys):
+    words = [] if name in ("gradient",) else ["--models", "lstm,xlstm[0:1]"]
+    assert evaluate(name, "--preset", "smoke", "--out", tmp_path, *words) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "", "no progress bar where nobody looks"
+    assert json.loads((tmp_path / "results.json").read_text())
+    assert (tmp_path / "picture.png").is_file() == picture.available()
+    assert "results.json" in shown.out
+
+
+def test_a_second_call_computes_nothing(tmp_path, capsys, monkeypatch):
+    words = ["formal", "--preset", "smoke", "--problems", "parity", "--models", "lstm", "--rates", "1e-2,1e-3",
+             "--seeds", 2, "--steps", 2, "--out", tmp_path]  # fmt: skip
+    assert evaluate(*words) == 0
+    first, shown = (tmp_path / "results.json").read_text(), capsys.readouterr().out
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 3
+    monkeypatch.setattr(trial, "run", lambda configuration, make: pytest.fail("computed again"))
+    assert evaluate(*words) == 0
+    assert (tmp_path / "results.json").read_text() == first
+    assert capsys.readouterr().out == shown
+    entry = json.loads(first)["problems"]["parity"]["lstm"]
+    assert set(entry["validation"]) == {"0.01", "0.001"}
+    assert [run["seconds"] > 0 for run in entry["runs"]] == [True, True]
+    assert json.loads(first)["budget"]["steps"] == 2
+
+
+def test_processes_give_the_same(tmp_path):
+    words = ["nearest", "--preset", "smoke", "--models", "lstm,lstm-peephole"]
+    results = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        assert evaluate(*words, "--processes", processes, "--out", folder) == 0
+        found = json.loads((folder / "results.json").read_text())["problems"]["T8"]
+        results.append({model: entry["buckets"] for model, entry in found.items()})
+    assert results[0] == results[1]
+
+
+def test_a_run_folder_with_a_suites_name(capsys):
+    assert evaluate("./formal") == 2
+    assert "there is no run or model './formal'" in capsys.readouterr().err
+
+
+def test_a_run_that_diverged_has_a_place(tmp_path, capsys, monkeypatch):
+    def run(configuration, make):
+        return {"parameters": 1, "width": 1, "seconds": 0.0, "training": [], "diverged": True}
+
+    monkeypatch.setattr(trial, "run", run)
+    for name in ("recall", "nearest", "formal"):
+        assert evaluate(name, "--preset", "smoke", "--models", "lstm", "--out", tmp_path / name) == 0
+        assert "diverged" in capsys.readouterr().out
+    assert cache.read(tmp_path, {}) is None
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["formal", "--models", "lstn"], "unknown model 'lstn'. Did you mean 'lstm'?"),
+        (["formal", "--problems", "partiy"], "unknown problem 'partiy'. Did you mean 'parity'?"),
+        (["formal", "--rates", "fast"], "'fast' is no learning rate"),
+        (["formal", "--seeds", "0"], "--seeds is 0; it should be at least 1"),
+        (["formal", "--processes", "0"], "--processes is 0"),
+        (["formal", "--models", ","], "',' names nothing"),
+    ],
+)
+def test_mistakes(words, sentence, tmp_path, capsys):
+    assert evaluate(*words, "--preset", "smoke", "--out", tmp_path) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1

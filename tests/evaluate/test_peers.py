@@ -1,0 +1,55 @@
+"""The models of the suites: equal sizes, refusals in words, and the stack of a language model between two ends."""
+
+import pytest
+import torch
+
+from exgate.data.synthetic import task
+from exgate.evaluate import peers
+
+TASKS = {"parity": task("formal.language", name="parity"), "mqar": task("recall.mqar", vocabulary=128),
+         "adding": task("classical.adding")}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", peers.available())
+@pytest.mark.parametrize(
+    "kind, dim, blocks", [("parity", 64, 2), ("mqar", 64, 2), ("adding", 64, 1), ("adding", 16, 2)]
+)
+def test_all_are_of_one_size(name, kind, dim, blocks):
+    if name == "xlstm[1:1]" and blocks == 1:
+        return  # it has at least two
+    made, goal = (
+        peers.build(model, TASKS[kind], dim=dim, blocks=blocks).num_parameters() for model in (name, peers.REFERENCE)
+    )
+    assert abs(made / goal - 1) <= peers.TOLERANCE == 0.03
+
+
+@pytest.mark.parametrize("name", peers.available())
+def test_a_probe_reads_no_future(name):
+    for kind, made in TASKS.items():
+        probe = peers.build(name, made, dim=16, blocks=2).eval()
+        inputs = torch.randint(made.vocabulary, (2, 9)) if made.vocabulary else torch.randn(2, 9, made.features)
+        outputs = probe.head(probe(inputs))
+        assert outputs.shape == (2, 9, made.outputs), kind
+        changed = inputs.clone()
+        changed[:, 6:] = inputs[:, 6:].flip(0) if made.vocabulary else 5.0
+        torch.testing.assert_close(probe.head(probe(changed))[:, :6], outputs[:, :6])
+
+
+def test_refusals(monkeypatch):
+    with pytest.raises(ValueError, match=r"unknown model 'lstn'. Did you mean 'lstm'"):
+        peers.check(["lstm", "lstn"])
+    monkeypatch.setitem(peers._FIELDS, "llama", {"model": "nowhere"})
+    assert "llama" not in peers.available()
+    with pytest.raises(ValueError, match=r"'llama' needs exgate/models/nowhere.py, which is not there"):
+        peers.check(["llama"])
+    monkeypatch.setattr(peers, "TOLERANCE", 1e-9)
+    with pytest.raises(ValueError, match=r"parameters at width .* are wanted, within 0%. Take another width"):
+        peers.size("lstm", TASKS["parity"], dim=16, blocks=2)
+
+
+def test_the_cells_are_those_of_the_paper():
+    fields = peers.size("xlstm[1:1]", TASKS["parity"], dim=64, blocks=2)
+    assert (fields["slstm_conv_kernel"], fields["recurrent_init"], fields["heads"]) == (0, "uniform", 1)
+    slstm = peers.build("xlstm[0:1]", TASKS["parity"], dim=64, blocks=2).stack.layers[0].layers[0].layer
+    assert slstm.conv is None
+    assert slstm.recurrent.abs().max() > 0

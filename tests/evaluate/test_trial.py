@@ -1,0 +1,122 @@
+"""Small runs: the scores against hand-made models, schedule, divergence, repetition, and learning."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from exgate.data.synthetic import Batch, Task, task
+from exgate.evaluate import trial
+from exgate.evaluate.trial import Budget, Problem
+
+BUDGET = Budget(steps=2, batch=4, dim=16, rates=(1e-2,), rows=6)
+
+
+class Fixed(torch.nn.Module):
+    """A "model" whose outputs are made from its inputs by a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.head = function, torch.nn.Identity()
+
+    def forward(self, inputs):
+        return self.function(inputs)
+
+
+def constant(inputs, targets, **known):
+    """A task that is always the same rows."""
+
+    def sample(rng, rows, shortest, longest):
+        return Batch(np.resize(inputs, (rows, *inputs.shape[1:])), np.resize(targets, (rows, *targets.shape[1:])))
+
+    return Task(sample=sample, **known)
+
+
+def test_scores_of_classes():
+    targets = np.array([[-100, 1, 2], [-100, 1, 1]])
+    made = constant(np.array([[1, 1, 2], [1, 1, 2]]), targets, vocabulary=3, outputs=3, chance=1 / 3)
+    guess = torch.nn.functional.one_hot
+    scores = trial.score(Fixed(lambda x: 50.0 * guess(x, 3)), made, BUDGET, (3, 3))
+    assert scores["accuracy"] == pytest.approx(0.75)
+    assert scores["scaled"] == pytest.approx((0.75 - 1 / 3) / (2 / 3))
+    assert scores["correct"] == 0.5
+    assert scores["loss"] == pytest.approx(50 / 4)
+    blank = replace(made, blank=2)
+    scores = trial.score(Fixed(lambda x: 50.0 * guess(x, 3)), blank, BUDGET, (3, 3))
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert scores["loss"] == pytest.approx(50 / 4), "what is blank is learnt"
+
+
+def test_scores_of_numbers():
+    targets = np.array([[np.nan, 1.0, 2.0], [np.nan, 1.0, np.nan]], np.float32)
+    inputs = np.array([[[0], [1], [2.5]], [[0], [1.2], [7]]], np.float32)
+    made = constant(inputs, targets, features=1, outputs=1, chance=1.0, tolerance=0.3)
+    scores = trial.score(Fixed(lambda x: x), made, BUDGET, (3, 3))
+    assert scores["mse"] == pytest.approx((0.25 + 0.04) / 3)
+    assert scores["last"] == pytest.approx((0.25 + 0.04) / 2)
+    assert scores["correct"] == 0.5
+    assert scores["steps"] == [None, pytest.approx(0.02), pytest.approx(0.25)]
+    assert scores["loss"] == scores["mse"]
+
+
+def test_the_schedule():
+    budget = replace(BUDGET, steps=100, floor=1e-5)
+    rates = [trial._rate(step, budget, 1e-2) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-3)
+    assert max(rates) == rates[9] == 1e-2
+    assert rates[-1] == pytest.approx(1e-5)
+    assert all(a >= b for a, b in pairwise(rates[9:]))
+    assert trial._rate(54, budget, 1e-2) == pytest.approx(5e-3, rel=0.02)
+
+
+def test_a_run_is_repeatable_and_learns():
+    problem = Problem(name="p", task="formal.language", options={"name": "even-pairs"}, train=(3, 8), buckets=((3, 8),))
+    budget = Budget(steps=120, batch=64, dim=16, rates=(1e-2,), rows=128)
+    configuration = trial.configure(problem, budget, "xlstm[0:1]", rate=1e-2, seed=1)
+    first, again = (trial.run(configuration, task) for _ in range(2))
+    assert first["buckets"][0]["scaled"] > 0.95
+    assert first["training"][0] > 0.5 > 10 * first["training"][-1]
+    assert {**first, "seconds": 0} == {**again, "seconds": 0}
+    other = trial.run(configuration | {"seed": 2}, task)
+    assert other["training"] != first["training"]
+
+
+def test_validation_test_and_training_are_different_draws():
+    seen = []
+
+    def sample(rng, rows, shortest, longest):
+        seen.append(rng.bit_generator.state["state"]["state"])
+        return task("classical.adding").sample(rng, rows, 20, 20)
+
+    made = replace(task("classical.adding"), sample=sample)
+    problem = Problem(name="p", task="t", train=(20, 20), buckets=((20, 20), (20, 20)))
+    trial.run(trial.configure(problem, BUDGET, "lstm", rate=1e-3, seed=0), lambda name: made)
+    steps, validation, first, second = seen[0], seen[2], seen[4], seen[6]
+    assert len({steps, validation, first}) == 3
+    assert first == second
+
+
+def test_a_run_that_diverges_says_so():
+    good = task("classical.adding")
+
+    def sample(rng, rows, shortest, longest):
+        batch = good.sample(rng, rows, 20, 20)
+        return Batch(batch.inputs, batch.targets * np.float32(1e30))
+
+    problem = Problem(name="p", task="t", train=(20, 20), buckets=((20, 20),))
+    configuration = trial.configure(problem, BUDGET, "lstm", rate=1e-3, seed=0)
+    result = trial.run(configuration, lambda name: replace(good, sample=sample))
+    assert result["diverged"]
+    assert math.isnan(result["training"][-1])
+    assert "buckets" not in result
+
+
+def test_padding_columns_are_cut():
+    batch = SimpleNamespace(inputs=np.ones((2, 9), np.int64), targets=np.full((2, 9), -100))
+    batch.targets[0, 4] = 1
+    inputs, targets = trial._tensors((batch.inputs, batch.targets))
+    assert inputs.shape == targets.shape == (2, 5)
