@@ -27,8 +27,8 @@ class Config:
         peepholes: gates see the cell.
         residual: each layer is a pre-norm residual branch (hidden has to be dim); else the classical stack, where the
             first layer reads the embedding and each other one the layer before it.
-        ffn_dim: inner width of a SwiGLU after each layer, a residual branch too: at 8/3 dim the "LSTM (block)" of the xLSTM
-            paper, a Llama whose attention is an LSTM. 0 leaves it out.
+        ffn_dim: inner width of a SwiGLU after each layer, a residual branch too: at 8/3 dim the "LSTM (block)" of the
+            xLSTM paper, a Llama whose attention is an LSTM. 0 leaves it out.
         tie_embeddings: the head is the embedding's weight (hidden has to be dim).
         dropout: of the embedding and of each layer's output.
         soft_cap: of the logits; 0 is none.
