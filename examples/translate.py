@@ -141,7 +141,7 @@ def main() -> None:
         rows = [target.decode([token]) for token in found[0].tokens] + ["(end)"] * found[0].ended
         print("where it looked:", draw_attention(found[0].attention, columns, rows, options.picture))
     try:
-        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.bleu import BLEU  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("for BLEU: pip install 'exgate[bleu]'")
     else:

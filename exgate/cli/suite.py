@@ -51,7 +51,7 @@ def names() -> list[str]:
     """The suites: the files of exgate/evaluate/ that define `suite`, and those that are made otherwise."""
     found = []
     for file in sorted(Path(exgate.evaluate.__path__[0]).glob("*.py")):
-        defined = {node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if hasattr(node, "name")}
+        defined = {getattr(node, "name", "") for node in ast.parse(file.read_text(encoding="utf-8")).body}
         if defined & {"suite", "curves"} and file.stem != "picture":
             found.append(file.stem.replace("_", "-"))
     return found

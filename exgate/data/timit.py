@@ -55,7 +55,8 @@ def frame_labels(segments: list[tuple[int, int, str]], frames: int, rate: int) -
     """The phone (T,), as its number in PHONES, in the middle of each frame; past the last segment, that one's."""
     ends = torch.tensor([end for _, end, _ in segments])
     place = torch.searchsorted(ends, centres(frames, rate), right=True).clamp(max=len(segments) - 1)
-    return torch.tensor([PHONES.index(phone) for _, _, phone in segments])[place]
+    numbers = {phone: number for number, phone in enumerate(PHONES)}
+    return torch.tensor([numbers[phone] for _, _, phone in segments])[place]
 
 
 def utterances(

@@ -59,7 +59,7 @@ def test_sigmoid_input_gate() -> None:
 def test_golden_files_are_small() -> None:
     files = list(cases.GOLDEN.iterdir())
     assert {file.suffix for file in files} == {".npz"}
-    assert sum(file.stat().st_size for file in files) < 300_000
+    assert sum(file.stat().st_size for file in files) < 400_000
 
 
 @pytest.mark.parametrize("name", ["xlstm_mixed", "large_fused", "transformers"])
