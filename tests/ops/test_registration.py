@@ -17,6 +17,10 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
     state = [x.clone().requires_grad_() for x in case.state]
     if name.startswith("mlstm"):
         return torch.ops.exgate.mlstm_eager, (*leaves, *state, case.reset, chunk_size, True, True, 0.0, saves)
+    if name.startswith("ssm"):
+        u, delta, b, c, a, skip = leaves
+        op = getattr(torch.ops.exgate, f"ssm_{backend}")
+        return op, (u, delta, a, b, c, skip, *state, case.reset, chunk_size, saves)
     if backend == "cpu":
         op, peephole = getattr(torch.ops.exgate, f"{name.split('-')[0]}_cpu"), leaves[2] if len(leaves) > 2 else None
         return op, (*leaves[:2], *state, peephole, case.reset, False, saves)
@@ -24,9 +28,6 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
         return torch.ops.exgate.slstm_eager, (*leaves, *state, case.reset, False, saves)
     if name.startswith("lstm"):
         return torch.ops.exgate.lstm_eager, (*leaves[:2], *state, leaves[2], case.reset, saves)
-    if name.startswith("ssm"):
-        u, delta, b, c, a, skip = leaves
-        return torch.ops.exgate.ssm_eager, (u, delta, a, b, c, skip, *state, case.reset, chunk_size, saves)
     window = torch.cat([state[0], leaves[0]], 1).detach().requires_grad_()
     return torch.ops.exgate.conv_eager, (window, leaves[1], case.reset)
 
@@ -38,7 +39,7 @@ def test_opcheck(name, chunk_size):
     torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("name", ["slstm-sigmoid", "lstm-peepholes"])
+@pytest.mark.parametrize("name", ["slstm-sigmoid", "lstm-peepholes", "ssm"])
 def test_opcheck_of_the_kernels(name):
     if native.absent():
         pytest.skip(native.absent())
