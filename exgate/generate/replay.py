@@ -23,7 +23,7 @@ from exgate.ops.lstm import step as lstm
 from exgate.ops.mlstm import step as mlstm
 from exgate.ops.program import Function, Instruction
 from exgate.ops.slstm import step as slstm
-from exgate.ops.ssm import cpu as ssm
+from exgate.ops.ssm import step as ssm
 from exgate.ops.state import State, flatten, map_state
 
 aten, exgate = torch.ops.aten, torch.ops.exgate

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from exgate.ops import MLSTMState, conv, lstm, mlstm, native, slstm, use_backend
+from exgate.ops import MLSTMState, SSMState, conv, lstm, mlstm, native, slstm, ssm, use_backend
 from exgate.ops.mlstm import cpu, eager, reference
 from tests.ops.contract import SPECS, Case, error
 
@@ -22,9 +22,21 @@ def _slstm(x=None, **options):
     return slstm(torch.randn(B, T, 4, H, K) if x is None else x, torch.randn(4, H, K, K), **options)
 
 
+def _ssm(**changes):
+    shapes = {"u": (B, T, H), "delta": (B, T, H), "a": (H, K), "b": (B, T, K), "c": (B, T, K), "skip": (H,)}
+    options = {name: changes.pop(name) for name in list(changes) if name not in shapes}
+    return ssm(*(torch.rand(changes.get(name, shape)) for name, shape in shapes.items()), **options)
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
+        (lambda: _ssm(delta=(B, 6, H)), "ssm: delta has T=6 in shape (2, 6, 4) = (B, T, D), but u has T=5"),
+        (lambda: _ssm(a=(K, H)), "ssm: a has D=3 in shape (3, 4) = (D, N), but u has D=4"),
+        (lambda: _ssm(c=(B, T, 7)), "ssm: c has N=7 in shape (2, 5, 7) = (B, T, N), but u and a has N=3"),
+        (lambda: _ssm(skip=(K,)), "ssm: skip has D=3"),
+        (lambda: _ssm(chunk_size=0), "ssm: chunk_size is 0; it should be at least 1"),
+        (lambda: _ssm(state=SSMState(torch.zeros(B, K, H))), "ssm: state.h has D=3 in shape (2, 3, 4) = (B, D, N)"),
         (lambda: _mlstm(f=(B, 6, H)), "mlstm: f has T=6 in shape (2, 6, 4) = (B, T, H), but q has T=5"),
         (lambda: _mlstm(k=(B, T, H, 8)), "mlstm: k has K=8 in shape (2, 5, 4, 8) = (B, T, H, K), but q has K=3"),
         (

@@ -17,6 +17,10 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
     state = [x.clone().requires_grad_() for x in case.state]
     if name.startswith("mlstm"):
         return torch.ops.exgate.mlstm_eager, (*leaves, *state, case.reset, chunk_size, True, True, 0.0, saves)
+    if name.startswith("ssm"):
+        u, delta, b, c, a, skip = leaves
+        op = getattr(torch.ops.exgate, f"ssm_{backend}")
+        return op, (u, delta, a, b, c, skip, *state, case.reset, chunk_size, saves)
     if backend == "cpu":
         op, peephole = getattr(torch.ops.exgate, f"{name.split('-')[0]}_cpu"), leaves[2] if len(leaves) > 2 else None
         return op, (*leaves[:2], *state, peephole, case.reset, False, saves)
@@ -28,9 +32,6 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
         return torch.ops.exgate.rnn_eager, (*leaves, *state, case.reset, saves)
     if name == "wkv":
         return torch.ops.exgate.wkv_eager, (*leaves, *state, case.reset, chunk_size, saves)
-    if name.startswith("ssm"):
-        u, delta, b, c, a, skip = leaves
-        return torch.ops.exgate.ssm_eager, (u, delta, a, b, c, skip, *state, case.reset, chunk_size, saves)
     window = torch.cat([state[0], leaves[0]], 1).detach().requires_grad_()
     return torch.ops.exgate.conv_eager, (window, leaves[1], case.reset)
 
@@ -42,7 +43,7 @@ def test_opcheck(name, chunk_size):
     torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("name", ["slstm-sigmoid", "lstm-peepholes"])
+@pytest.mark.parametrize("name", ["slstm-sigmoid", "lstm-peepholes", "ssm"])
 def test_opcheck_of_the_kernels(name):
     if native.absent():
         pytest.skip(native.absent())

@@ -1,43 +1,90 @@
-"""A single step of the selective scan by the instruction of program.cpp; anything longer is left to `eager`."""
+"""The selective scan on the vectors of the CPU: cpu.cpp as custom ops, in float32."""
 
 import torch
 from torch import Tensor
 
-from exgate.ops import native, program
-from exgate.ops.ssm import eager
+from exgate.ops import native
+from exgate.ops.autograd import expect, received
+from exgate.ops.ssm import step
+
+SEGMENT, LONGEST = 32, 256  # steps between the states that forward keeps; more would not stay in cache
 
 
-def refuses(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None, state, *options):
+def refuses(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip, state, reset, chunk_size) -> str | None:
     return native.refuses(u, delta, a, b, c, skip, *state)
 
 
 def run(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None, state, reset, chunk_size):
-    if u.shape[1] > 1 or native.saves(u, delta, a, b, c, skip, *state):
-        return eager.run(u, delta, a, b, c, skip, state, reset, chunk_size)
-    (h,) = state
-    h = h if reset is None else h.masked_fill(reset[..., None], 0.0)
-    step = (x[:, 0].float() for x in (u, delta))
-    gates = (x[:, 0].float() for x in (b, c))
-    y, h = torch.ops.exgate.ssm_step(*step, a.float(), *gates, None if skip is None else skip.float(), h)
-    return y[:, None].to(u.dtype), type(state)(h)
+    if u.shape[1] == 1:
+        return step.run(u, delta, a, b, c, skip, state, reset)
+    (h,), kind = state, u.dtype
+    saves = native.saves(u, delta, a, b, c, skip, h)
+    skip = None if skip is None else skip.float()
+    size = min(chunk_size or SEGMENT, LONGEST, u.shape[1])
+    inputs = (x.float() for x in (u, delta, a, b, c))
+    y, h, _ = torch.ops.exgate.ssm_cpu(*inputs, skip, h, reset, size, saves)
+    return y.to(kind), type(state)(h)
 
 
-@torch.library.custom_op("exgate::ssm_step", mutates_args=(), device_types="cpu")
-def _step(
-    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None, h: Tensor
-) -> tuple[Tensor, Tensor]:
-    """u, delta (B, D), a (D, N), b, c (B, N), skip (D,), h (B, D, N) -> y (B, D) and the next h."""
-    u, delta, a, b, c, skip, h = native.contiguous(u, delta, a, b, c, skip, h)
-    out = torch.empty_like(u), torch.empty_like(h)
-    program.run(lower(out, u, delta, a, b, c, skip, h))
-    return out
+def _turned(x: Tensor) -> Tensor:
+    """(..., D, N) as (..., N, D), without gaps."""
+    return x.transpose(-1, -2).contiguous()
 
 
-def lower(out: tuple[Tensor, Tensor], u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip, h: Tensor):
-    """The instruction of a step whose operands lie without gaps."""
-    return program.instruction(program.Kind.SSM, (*out, u, delta, a, b, c, skip, h), h.shape)
+@torch.library.custom_op("exgate::ssm_cpu", mutates_args=(), device_types="cpu")
+def _forward(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None, h: Tensor, reset: Tensor | None,
+    size: int, saves: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The output, the last state, and for backward the state before each segment, (B, segments, N, D)."""
+    u, delta, b, c, skip, reset = native.contiguous(u, delta, b, c, skip, reset)
+    y, start = torch.empty_like(u), _turned(h)
+    last, kept = torch.empty_like(start), _kept(u, h, size) if saves else None
+    sizes = (*u.shape, a.shape[1], size, native.threads())
+    native.call("exgate_ssm_forward", u, delta, _turned(a), b, c, skip, start, reset, y, last, kept, *sizes)
+    return y, _turned(last), u.new_empty(0) if kept is None else kept
 
 
-@_step.register_fake
-def _(u, delta, a, b, c, skip, h):
-    return u.new_empty(u.shape), h.new_empty(h.shape)
+def _kept(u: Tensor, h: Tensor, size: int) -> Tensor:
+    batch, channels, states = h.shape
+    return u.new_empty(batch, -(-u.shape[1] // size), states, channels)
+
+
+@torch.library.custom_op("exgate::ssm_cpu_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    dy: Tensor, dh: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None,
+    reset: Tensor | None, kept: Tensor, size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dy, u, delta, b, c, skip, reset = native.contiguous(dy, u, delta, b, c, skip, reset)
+    du, ddelta, db, dc = (torch.empty_like(x) for x in (u, delta, b, c))
+    dlast, dskip = _turned(dh), u.new_empty(u.shape[0], u.shape[2])
+    da, dstart = torch.empty_like(dlast), torch.empty_like(dlast)
+    inputs = (dy, dlast, u, delta, _turned(a), b, c, skip, reset, kept)
+    sizes = (*u.shape, a.shape[1], size, native.threads())
+    native.call("exgate_ssm_backward", *inputs, du, ddelta, da, db, dc, dskip, dstart, *sizes)
+    return du, ddelta, _turned(da.sum(0)), db, dc, dskip.sum(0), _turned(dstart)
+
+
+@_forward.register_fake
+def _(u, delta, a, b, c, skip, h, reset, size, saves):
+    return u.new_empty(u.shape), h.new_empty(h.shape), _kept(u, h, size) if saves else u.new_empty(0)
+
+
+@_backward.register_fake
+def _(dy, dh, u, delta, a, b, c, skip, reset, kept, size):
+    return (*(x.new_empty(x.shape) for x in (u, delta, a, b, c)), a.new_empty(a.shape[0]), dh.new_empty(dh.shape))
+
+
+def _save(ctx, inputs, output):
+    *tensors, _, reset, ctx.size, _ = inputs
+    expect(ctx, *output[:2])
+    ctx.save_for_backward(*tensors, reset, output[2])
+
+
+def _gradients(ctx, *gradients):
+    given, saved = received(ctx, *gradients), ctx.saved_tensors
+    *found, dskip, dh = torch.ops.exgate.ssm_cpu_backward(*given, *saved, ctx.size)
+    return *found, None if saved[5] is None else dskip, dh, None, None, None
+
+
+_forward.register_autograd(_gradients, setup_context=_save)
