@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     if options.demo == bool(options.folder):
         parser.error("give a FOLDER, or --demo")
     if options.demo:
-        parser.set_defaults(vocab=300, joint=True, dim=64, hidden=128, dropout=0.0, batch=32, lr=3e-3, epochs=8)
+        parser.set_defaults(vocab=300, joint=True, dim=64, hidden=128, dropout=0.0, batch=32, lr=3e-3, epochs=4)
     return parser.parse_args()
 
 
