@@ -4,8 +4,8 @@
     python examples/translate.py FOLDER --source de --target en [--picture map.png] [--save MODEL]
 
 FOLDER holds train.de and train.en with a sentence a line, and val and test likewise (.gz will do), as Multi30k comes.
-The demonstration needs no files: number words to digits, about a minute. BPE needs the extra `text`, the picture
-`plot`; with `bleu`, the score of the test set is printed as sacreBLEU has it.
+The demonstration needs no files: number words to digits, a minute. BPE needs the extra `text`, the picture `plot`; with
+`bleu` installed, the test set's BLEU is printed too.
 """
 
 import argparse
@@ -30,27 +30,27 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--demo", action="store_true", help="number words to digits, without files")
-    parser.add_argument("--source", default="de", help="ending of the files' names")
-    parser.add_argument("--target", default="en", help="and of the language to translate into")
+    for side, language in (("--source", "de"), ("--target", "en")):
+        parser.add_argument(side, default=language, help="ending of the files' names")
     parser.add_argument("--pairs", type=int, help="learn from so many only")
     parser.add_argument("--vocab", type=int, default=6000, help="tokens of the BPE")
-    parser.add_argument("--joint", action="store_true", help="one BPE for both languages")
     for side in ("--encoder", "--decoder"):
         parser.add_argument(side, choices=seq2seq.CELLS, default="lstm")
-    parser.add_argument("--no-attention", action="store_true")
-    parser.add_argument("--reverse", action="store_true", help="read the source from its end")
-    parser.add_argument("--one-way", action="store_true", help="the encoder reads from left to right only")
+    flags = {"joint": "one BPE for both languages", "no-attention": "the decoder has the encoder's final state alone"}
+    flags |= {"reverse": "read the source from its end", "one-way": "an encoder that reads in one direction only"}
+    for name, words in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=words)
     numbers = {"layers": 1, "dim": 256, "hidden": 384, "dropout": 0.4, "batch": 64, "lr": 1e-3, "epochs": 12}
     for name, value in (numbers | {"patience": 2, "beam": 5, "seed": 0}).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--picture", help="a PNG of where the decoder looked")
     parser.add_argument("--save", help="a folder for the model and its tokenizers")
-    if (arguments := parser.parse_args()).demo == bool(arguments.folder):
+    options = parser.parse_args()
+    if options.demo == bool(options.folder):
         parser.error("give a FOLDER, or --demo")
-    if arguments.demo:
-        parser.set_defaults(vocab=300, joint=True, dim=64, hidden=128, dropout=0.0, batch=32, lr=3e-3, epochs=8)
-        arguments = parser.parse_args()
-    return arguments
+    if options.demo:
+        parser.set_defaults(vocab=300, joint=True, dim=64, hidden=128, dropout=0.0, batch=32, lr=3e-3, epochs=4)
+    return parser.parse_args()
 
 
 def train(model: seq2seq.Seq2Seq, data: dict[str, list[parallel.Pair]], ends: dict[str, int], options) -> None:
@@ -95,26 +95,23 @@ def validate(model: seq2seq.Seq2Seq, pairs: list[parallel.Pair], ends: dict[str,
 
 def translate(model: seq2seq.Seq2Seq, pairs: list[parallel.Pair], ends: dict[str, int], options) -> list[Hypothesis]:
     """The best translation of each source, in their order."""
-    found = []
+    found, target = [], {"start": ends["start"], "end": ends["end"], "beam": options.beam}
     for batch in parallel.batches(pairs, options.batch, **ends):
-        search = {"max_tokens": 10 + 2 * batch.source.shape[1], "beam": options.beam}
-        best = beam_search(model, batch.source, batch.lengths, start=ends["start"], end=ends["end"], **search)
-        found += [hypotheses[0] for hypotheses in best]
-    return found
+        found += beam_search(model, batch.source, batch.lengths, max_tokens=10 + 2 * batch.source.shape[1], **target)
+    return [hypotheses[0] for hypotheses in found]
 
 
 def main() -> None:
-    options = parse()
-    torch.manual_seed(options.seed)
+    torch.manual_seed((options := parse()).seed)
     if options.demo:
         text = {s: parallel.number_pairs(n, seed) for seed, (s, n) in enumerate({"train": 6000, "val": 300}.items())}
-        text["test"] = sorted(set(parallel.number_pairs(400, 2)) - set(text["train"]))
+        text["test"] = [pair for pair in parallel.number_pairs(400, 2) if pair not in text["train"]]
     else:
         text = {s: parallel.read(options.folder, s, options.source, options.target) for s in ("train", "val", "test")}
     text["train"] = text["train"][: options.pairs]
-    sides = [[pair[side] for pair in text["train"]] for side in (0, 1)]
-    groups = [sides[0] + sides[1]] * 2 if options.joint else sides
-    source, target = (BPETokenizer.train(texts, options.vocab) for texts in groups)
+    sides = [list(side) for side in zip(*text["train"], strict=True)]
+    sides = [sides[0] + sides[1]] * 2 if options.joint else sides
+    source, target = (BPETokenizer.train(side, options.vocab) for side in sides)
     data = {split: parallel.encode(pairs, source, target) for split, pairs in text.items()}
     ends = {"source_end": source.end, "start": target.end, "end": target.end}
     config = seq2seq.Config(

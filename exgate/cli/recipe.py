@@ -190,7 +190,12 @@ def from_dict(table: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     fields = dict(table.get("model", {}))
     name = fields.pop("name", None)
     if name is None:
-        raise ValueError(f"recipe: '{where}' names no model; add to [model] name = one of {', '.join(io.names())}")
+        raise ValueError(
+            f"recipe: '{where}' names no model; add to [model] name = one of {', '.join(io.language_models())}"
+        )
+    if name in set(io.names()) - set(io.language_models()):
+        known = ", ".join(io.language_models())
+        raise ValueError(f"recipe: [model] of '{where}': '{name}' is not a language model; choose one of {known}")
     try:
         config = io.config_from_dict({"model": name, "vocab_size": 0, **fields})
     except ValueError as error:
@@ -278,7 +283,7 @@ def _model_name(flags: list[str]) -> tuple[list[str], str | None]:
             return flags[:i] + flags[i + 1 :], flag.partition("=")[2]
         if flag == "--model.name":
             if i + 1 == len(flags):
-                raise ValueError(f"recipe: --model.name needs a value, one of {', '.join(io.names())}")
+                raise ValueError(f"recipe: --model.name needs a value, one of {', '.join(io.language_models())}")
             return flags[:i] + flags[i + 2 :], flags[i + 1]
     return flags, None
 

@@ -126,9 +126,9 @@ def synthetic(count: int, seed: int = 0, *, symbols: int = 6, width: int = 12, n
     """Frames that need no files: what a frame is depends on its neighbours, as sounds do in speech.
 
     An utterance is 6 to 12 segments of 3 to 8 frames, each of one of `symbols` symbols s, neighbours different; a frame
-    is the symbol's vector, the same for all seeds, plus normal noise. Its label is 2 s + b. For an even s, b says whether the segment
-    before is of the upper half of the symbols; for an odd s, whether the one after is (at the ends: b = 0). So reading
-    forward can know b in half of the cases and has to guess in the others, and so can reading backward.
+    is the symbol's vector, the same for all seeds, plus normal noise. Its label is 2 s + b. For an even s, b says
+    whether the segment before is of the upper half of the symbols; for an odd s, whether the one after is (at the ends:
+    b = 0). So reading forward can know b in half of the cases and has to guess in the others, as reading backward.
     """
     means = torch.randn(symbols, width, generator=torch.Generator().manual_seed(1))
     chance, random_numbers = random.Random(seed), torch.Generator().manual_seed(seed)

@@ -15,7 +15,7 @@ _PHONES = (
     "aa ae ah ao aw ax ax-h axr ay b bcl ch d dcl dh dx eh el em en eng epi er ey f g gcl h# hh hv ih ix iy jh k kcl l "
     "m n ng nx ow oy p pau pcl q r s sh t tcl th uh uw ux v w y z zh"
 )
-PHONES = _PHONES.split()
+PHONES: tuple[str, ...] = tuple(_PHONES.split())
 # Lee and Hon 1989: these count as one; q, the glottal stop, is left out.
 _SAME = (
     "aa ao", "ah ax ax-h", "er axr", "hh hv", "ih ix", "l el", "m em", "n en nx", "ng eng", "sh zh", "uw ux",

@@ -35,6 +35,11 @@ def names() -> list[str]:
     return [file for file in files if _is_architecture(importlib.import_module(f"exgate.models.{file}"))]
 
 
+def language_models() -> list[str]:
+    """Those of `names` that read and write one vocabulary: what recipes can train."""
+    return [model for model in names() if "vocab_size" in get_type_hints(_architecture(model).Config)]
+
+
 def name(config: Any) -> str:
     """The name of the model that a config describes: its file in `exgate/models/`."""
     return type(config).__module__.rpartition(".")[2]

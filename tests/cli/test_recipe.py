@@ -71,6 +71,7 @@ def test_model_name_from_a_flag(tmp_path):
         ("[0.8, 0.9]", "[0.8]", "a list of 2"),
         ('sources = "book.txt"', "sources = 3", "sources is 3; it should be a list"),
         ('name = "xlstm"', "", "names no model; add to .model. name = one of .*lstm, .*xlstm"),
+        ('name = "xlstm"', 'name = "seq2seq"', "'seq2seq' is not a language model; choose one of .*lstm"),
         ('name = "xlstm"', 'name = "xlst"', "unknown model 'xlst'. Did you mean 'xlstm'"),
         ("[data]", "data = 3\n[other]", "unknown section|data. = 3"),
         ("dim = 32", "dim = = 32", "mine.toml' is not TOML"),

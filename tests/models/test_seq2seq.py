@@ -131,23 +131,26 @@ def test_reversal_hands_the_source_back_in_its_own_order():
 
 def test_copying_is_learnt_and_the_picture_is_a_diagonal():
     model = seq2seq.build(seq2seq.Config(source_vocab=10, target_vocab=10, dim=32))
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    pairs = []
-    for _ in range(200):
-        rows = [torch.randint(1, 10, (length,)).tolist() for length in (3, 4, 5) for _ in range(8)]
-        pairs = [(row, row) for row in rows]
-        loss = model.loss(*collate(pairs, source_end=0, start=0, end=0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def sample():
+        rows = [torch.randint(1, 10, (length,)).tolist() for length in (3, 5) for _ in range(16)]
+        return [(row, row) for row in rows]
+
+    for _ in range(130):
+        loss = model.loss(*collate(sample(), source_end=0, start=0, end=0))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     assert loss.item() < 0.1
+    pairs = sample()
     batch = collate(pairs, source_end=0, start=0, end=0)
     found = beam_search(model, batch.source, batch.lengths, start=0, end=0, max_tokens=8, beam=3)
-    assert [best[0].tokens for best in found] == [target for _, target in pairs]
-    looked = [best[0].attention.argmax(1).tolist() for best in found]
-    on = sum(place == t for row in looked for t, place in enumerate(row[:-1]))
-    assert on >= 0.95 * sum(len(row) - 1 for row in looked)
+    assert sum(best[0].tokens == target for best, (_, target) in zip(found, pairs, strict=True)) >= 31
+    looked = [best[0].attention[:-1].argmax(1).tolist() for best in found]
+    on = sum(place == t for row in looked for t, place in enumerate(row))
+    assert on >= 0.85 * sum(map(len, looked))
 
 
 def test_reversing_is_learnt_without_attention():
