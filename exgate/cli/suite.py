@@ -51,8 +51,9 @@ def names() -> list[str]:
     """The suites: the files of exgate/evaluate/ that define `suite`, and those that are made otherwise."""
     found = []
     for file in sorted(Path(exgate.evaluate.__path__[0]).glob("*.py")):
-        defined = {node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if hasattr(node, "name")}
-        if defined & {"suite", "curves"} and file.stem != "picture":
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+        if "suite" in defined or file.stem == "gradient":
             found.append(file.stem.replace("_", "-"))
     return found
 
@@ -194,8 +195,8 @@ def _gradient(arguments: Arguments, folder: Path, console: Console) -> int:
     cache.write(folder / "results.json", {"steps": steps, "norms": curves, "seconds": time.monotonic() - start})
     print(f"numbers: {folder / 'results.json'}")
     lines = {name: (range(1, steps + 1), values) for name, values in curves.items()}
-    words = {"x": "steps back, d = T - t", "y": "gradient norm"}
-    _draw(lambda path: picture.curves({"at initialisation": lines}, path, log=True, **words), folder)
+    x, y = "steps back, d = T - t", "gradient norm"
+    _draw(lambda path: picture.curves({"at initialisation": lines}, path, x=x, y=y, log=True), folder)
     return 0
 
 
