@@ -18,6 +18,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 import exgate.evaluate
+from exgate.cli import extrapolation
 from exgate.data import synthetic
 from exgate.evaluate import cache, gradient, peers, picture, trial
 from exgate.evaluate.search import count, search
@@ -53,13 +54,15 @@ def names() -> list[str]:
     for file in sorted(Path(exgate.evaluate.__path__[0]).glob("*.py")):
         body = ast.parse(file.read_text(encoding="utf-8")).body
         defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
-        if "suite" in defined or file.stem == "gradient":
+        if "suite" in defined or file.stem in ("extrapolate", "gradient"):
             found.append(file.stem.replace("_", "-"))
     return found
 
 
 def evaluate(argv: list[str]) -> int:
     """Runs `exgate evaluate SUITE` and returns its exit status."""
+    if argv[0] == "extrapolate":
+        return extrapolation.evaluate(argv[1:])
     module = import_module(f"exgate.evaluate.{argv[0].replace('-', '_')}")
     arguments = tyro.cli(
         Arguments,
