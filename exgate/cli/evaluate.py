@@ -13,6 +13,7 @@ writes a table, results.json and a picture; stopped, it goes on where it was. `e
 options. (A run whose folder is called like a suite is ./NAME.) The suites:
   adding          two marked numbers, added after 100 to 500 steps (1997)
   copy            ten symbols kept over a long time
+  extrapolate     language models beyond the length that they were trained with: runs and a text
   formal          fifteen formal languages, trained on length 40 and scored to 256
   gradient        how fast the gradient vanishes: RNN, LSTM, sLSTM, mLSTM, attention at initialisation
   lra             ListOps of the Long Range Arena

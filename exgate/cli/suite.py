@@ -18,6 +18,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 import exgate.evaluate
+from exgate.cli import extrapolation
 from exgate.data import synthetic
 from exgate.evaluate import cache, gradient, peers, picture, trial
 from exgate.evaluate.search import count, search
@@ -51,14 +52,17 @@ def names() -> list[str]:
     """The suites: the files of exgate/evaluate/ that define `suite`, and those that are made otherwise."""
     found = []
     for file in sorted(Path(exgate.evaluate.__path__[0]).glob("*.py")):
-        defined = {getattr(node, "name", "") for node in ast.parse(file.read_text(encoding="utf-8")).body}
-        if defined & {"suite", "curves"} and file.stem != "picture":
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+        if "suite" in defined or file.stem in ("extrapolate", "gradient"):
             found.append(file.stem.replace("_", "-"))
     return found
 
 
 def evaluate(argv: list[str]) -> int:
     """Runs `exgate evaluate SUITE` and returns its exit status."""
+    if argv[0] == "extrapolate":
+        return extrapolation.evaluate(argv[1:])
     module = import_module(f"exgate.evaluate.{argv[0].replace('-', '_')}")
     arguments = tyro.cli(
         Arguments,
@@ -194,8 +198,8 @@ def _gradient(arguments: Arguments, folder: Path, console: Console) -> int:
     cache.write(folder / "results.json", {"steps": steps, "norms": curves, "seconds": time.monotonic() - start})
     print(f"numbers: {folder / 'results.json'}")
     lines = {name: (range(1, steps + 1), values) for name, values in curves.items()}
-    words = {"x": "steps back, d = T - t", "y": "gradient norm"}
-    _draw(lambda path: picture.curves({"at initialisation": lines}, path, log=True, **words), folder)
+    x, y = "steps back, d = T - t", "gradient norm"
+    _draw(lambda path: picture.curves({"at initialisation": lines}, path, x=x, y=y, log=True), folder)
     return 0
 
 

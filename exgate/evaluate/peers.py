@@ -127,9 +127,10 @@ def _fields(name: str, dim: int, blocks: int) -> dict[str, Any]:
 def _variants(name: str, dim: int, blocks: int) -> Iterator[dict[str, Any]]:
     """Configs of one width whose inner widths differ by up to a fifth: small models are few and far between."""
     fields = _fields(name, dim, blocks)
-    inner = {"hidden": dim} if name in ("lstm", "lstm-peephole") else {}
+    inner: dict[str, Any] = {"hidden": dim} if name in ("rnn", "lstm", "lstm-peephole") else {}
     inner |= {"proj_factor": 2.0, "ffn_factor": 1.3} if fields["model"] == "xlstm" else {}
-    inner |= {"ffn_dim": fields["ffn_dim"]} if "ffn_dim" in fields else {}
+    inner |= {"ffn_dim": fields.get("ffn_dim", 4 * dim)} if name in ("llama", "lstm-block", "rwkv4") else {}
+    inner |= {"inner_dim": 2 * dim} if name == "mamba" else {}
     for percent in range(80, 121, 4):
         scaled = {key: value * percent / 100 for key, value in inner.items()}
         yield fields | {key: value if type(inner[key]) is float else round(value) for key, value in scaled.items()}

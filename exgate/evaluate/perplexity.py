@@ -101,7 +101,7 @@ def losses(
     rows = _rows(model, documents, end)
     total = [0.0] * len(rows)
     run = _stateful if stateful else _windows
-    with _evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         for numbers, nats, scored in run(model, rows, window, batch):
             for number, value in zip(numbers, nats.tolist(), strict=True):
                 total[number] += value
@@ -180,7 +180,7 @@ def _rows(model: Any, documents: Sequence[Sequence[int]], end: int) -> list[Tens
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
