@@ -29,9 +29,6 @@ filled up with earlier tokens, of which only the new ones count. With --stateful
 first token to its last instead, as only recurrent models can.
 """
 
-import json
-import math
-import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -50,7 +47,7 @@ from exgate.cli import train
 from exgate.cli.model import Opened, enough_memory, open_model
 from exgate.cli.recipe import Recipe
 from exgate.data import text
-from exgate.evaluate import perplexity
+from exgate.evaluate import cache, perplexity
 from exgate.models.compact import compact
 
 
@@ -120,7 +117,7 @@ def main(argv: list[str]) -> int:
         cost = total["bits_per_byte"] - before["bits_per_byte"]
         print(f"{arguments.weights} weights cost {cost:+.4f} bits/byte: {before['bits_per_byte']:.4f} without them")
     if arguments.json is not None:
-        _save(arguments.json, _numbers(arguments, opened, total, sources, scored) | _compared(arguments, before))
+        cache.write(arguments.json, _numbers(arguments, opened, total, sources, scored) | _compared(arguments, before))
     return 0
 
 
@@ -235,26 +232,3 @@ def _numbers(
 
 def _compared(arguments: Arguments, before: dict[str, float] | None) -> dict[str, Any]:
     return {} if before is None else {"weights": arguments.weights, "total_without": before}
-
-
-def _save(path: Path, numbers: dict[str, Any]) -> None:
-    """The numbers as JSON, whole or not at all. What is infinite or undefined becomes null, as JSON wants it."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return [plain(part) for part in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(plain(numbers), file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -1,6 +1,6 @@
 """The suites of `exgate evaluate SUITE`: runs that are found again, a table, a picture; no command itself."""
 
-import ast
+import pkgutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class Arguments:
     suite: Annotated[Positional[str], arg(metavar="SUITE")]
     """What is measured."""
     models: Annotated[str | None, arg(metavar="A,B,...")] = None
-    """Which models; those of the suite that are there. All get the same number of parameters, within 3 %."""
+    """Which models; those of the suite. All get the same number of parameters, within 3 %."""
     problems: Annotated[str | None, arg(metavar="A,B,...")] = None
     """Which of the suite's problems; all."""
     preset: Literal["smoke", "small", "paper"] = "small"
@@ -49,14 +49,10 @@ class Arguments:
 
 
 def names() -> list[str]:
-    """The suites: the files of exgate/evaluate/ that define `suite`, and those that are made otherwise."""
-    found = []
-    for file in sorted(Path(exgate.evaluate.__path__[0]).glob("*.py")):
-        body = ast.parse(file.read_text(encoding="utf-8")).body
-        defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
-        if "suite" in defined or file.stem in ("extrapolate", "gradient"):
-            found.append(file.stem.replace("_", "-"))
-    return found
+    """The suites: the files of exgate/evaluate/ that have a `suite`, and those that are made otherwise."""
+    files = [file.name for file in pkgutil.iter_modules(exgate.evaluate.__path__)]
+    made = [file for file in files if hasattr(import_module(f"exgate.evaluate.{file}"), "suite")]
+    return sorted(file.replace("_", "-") for file in [*made, "extrapolate", "gradient"])
 
 
 def evaluate(argv: list[str]) -> int:
@@ -76,7 +72,7 @@ def evaluate(argv: list[str]) -> int:
     with _one_thread():
         if argv[0] == "gradient":
             return _gradient(arguments, folder, console)
-        suite = _changed(module.suite(arguments.preset), arguments, console)
+        suite = _changed(module.suite(arguments.preset), arguments)
         table = search(suite, partial(_computed, arguments, folder, count(suite)))
     console.print(_table(suite, table, f"{argv[0]}, preset {arguments.preset}"))
     cache.write(folder / "results.json", {"arguments": [argv[0], arguments.preset], "budget": vars(suite.budget),
@@ -86,15 +82,10 @@ def evaluate(argv: list[str]) -> int:
     return 0
 
 
-def _changed(suite: Suite, arguments: Arguments, console: Console) -> Suite:
+def _changed(suite: Suite, arguments: Arguments) -> Suite:
     """The suite with what the command line says in place of the preset's."""
-    if arguments.models is not None:
-        models = _listed(arguments.models)
-        peers.check(models)
-    else:
-        models = [model for model in suite.models if model in peers.available()]
-        if left := [model for model in suite.models if model not in models]:
-            console.print(f"not there, left out: {', '.join(left)}", style="dim")
+    models = suite.models if arguments.models is None else _listed(arguments.models)
+    peers.check(models)
     problems = suite.problems
     if arguments.problems is not None:
         known = {problem.name: problem for problem in problems}

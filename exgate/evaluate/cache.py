@@ -71,7 +71,7 @@ def write(path: Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(finite(content), stream, indent=1, allow_nan=False)
+            json.dump(finite(content), stream, indent=2, ensure_ascii=False, allow_nan=False)
             stream.write("\n")
             stream.flush()
             os.fsync(stream.fileno())

@@ -5,12 +5,11 @@ random direction as loss. h is all that a layer carries on: h of an RNN; h and c
 n of mLSTM; keys and values of attention.
 """
 
-import importlib
-import importlib.util
-
 import torch
 from torch import Tensor, nn
 
+from exgate.layers.attention import AttentionLayer
+from exgate.layers.elman import RNNLayer
 from exgate.layers.init import ramp_
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.mlstm import MLSTMLayer
@@ -20,31 +19,18 @@ from exgate.ops.state import flatten
 CARRIED = ("h", "c", "n", "k", "v")
 
 
-class Elman(nn.Module):
-    """torch.nn.RNN (tanh, as it is initialised there) with the manners of our layers."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.rnn = nn.RNN(dim, dim, batch_first=True)
-
-    def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        y, h = self.rnn(x, None if state is None else state["h"])
-        return y, {"h": h}
-
-
 def layers(dim: int = 64, heads: int = 4) -> dict[str, nn.Module]:
-    """What is compared, by the names of the picture. Attention is left out where exgate has none."""
+    """What is compared, by the names of the picture."""
     remembering = LSTMLayer(dim)
     ramp_(remembering.input.bias[dim : 2 * dim])
     found = {
-        "RNN": Elman(dim),
+        "RNN": RNNLayer(dim),
         "LSTM": LSTMLayer(dim),
         "LSTM, forget bias 3 to 6": remembering,
         "sLSTM": SLSTMLayer(dim, heads=heads, conv_kernel=0),
         "mLSTM": MLSTMLayer(dim, heads=heads),
+        "attention": AttentionLayer(dim, heads=heads),
     }
-    if importlib.util.find_spec("exgate.layers.attention"):
-        found["attention"] = importlib.import_module("exgate.layers.attention").AttentionLayer(dim, heads=heads)
     return {name: layer.double() for name, layer in found.items()}
 
 
@@ -86,17 +72,14 @@ def _carried(state) -> list[tuple[Tensor, Tensor | float]]:
 
     c and n are stored divided by exp(m): the gradient of what they stand for is that of them times exp(-m).
     """
-    named = state if isinstance(state, dict) else flatten(state)
-    found = []
+    named, found = flatten(state), []
     for name, tensor in named.items():
         head, _, leaf = name.rpartition(".")
         if leaf not in CARRIED:
             continue
         m = named.get(f"{head}.m" if head else "m")
-        scale = (
-            1.0
-            if m is None or leaf == "h"
-            else torch.exp(-m.detach()).reshape(m.shape + (1,) * (tensor.dim() - m.dim()))
-        )
-        found.append((tensor, scale))
+        if m is None or leaf == "h":
+            found.append((tensor, 1.0))
+        else:
+            found.append((tensor, torch.exp(-m.detach()).reshape(m.shape + (1,) * (tensor.dim() - m.dim()))))
     return found

@@ -8,6 +8,7 @@ import pytest
 import exgate
 from exgate.cli import main
 from exgate.data.tokens import ByteTokenizer
+from exgate.evaluate import cache
 from exgate.evaluate.perplexity import score
 from exgate.models import io, xlstm
 from exgate.models.compact import compact
@@ -81,9 +82,7 @@ def test_what_fewer_bits_cost(folder, texts, capsys, weights):
 
 def test_what_json_cannot_say_is_null(folder, tmp_path):
     (tmp_path / "t.txt").write_text("x", encoding="utf-8")
-    from exgate.cli.evaluate import _save
-
-    _save(tmp_path / "n.json", {"a": math.inf, "b": [math.nan, 1.0], "c": {"d": -math.inf}})
+    cache.write(tmp_path / "n.json", {"a": math.inf, "b": [math.nan, 1.0], "c": {"d": -math.inf}})
     assert json.loads((tmp_path / "n.json").read_text()) == {"a": None, "b": [None, 1.0], "c": {"d": None}}
     assert {file.name for file in tmp_path.iterdir()} == {"t.txt", "n.json"}
 
