@@ -29,6 +29,10 @@ from exgate.ops.state import State, flatten, map_state
 aten, exgate = torch.ops.aten, torch.ops.exgate
 
 
+class Unrecordable(Exception):
+    """A step cannot be recorded: the message says which operation is in the way, and why."""
+
+
 PATIENCE = 4  # steps before one is recorded, which takes as long as a dozen: a few tokens are not worth it
 
 
@@ -55,7 +59,7 @@ class Stepper:
             try:
                 self._replay = Replay(self.model, tokens, state)
                 return self._replay.logits, self._replay.state
-            except NotImplementedError:
+            except Unrecordable:
                 self._refused = True
         logits, state = self.model(tokens[:, None], state)
         return logits[:, -1], state
@@ -65,12 +69,12 @@ class Replay:
     """One step of `model`, taken and recorded: `logits` and `state` are those after it, and after each call.
 
     Raises:
-        NotImplementedError: an operation that has no instruction, named; or tensors that are not on the CPU.
+        Unrecordable: an operation that has no instruction, named; or tensors that are not on the CPU.
     """
 
     def __init__(self, model: Any, tokens: Tensor, state: State) -> None:
         if tokens.device.type != "cpu":
-            raise NotImplementedError("replay: the model is not on the CPU")
+            raise Unrecordable("replay: the model is not on the CPU")
         self._tokens = tokens[:, None].clone()
         self.state = map_state(lambda tensor: tensor.clone(memory_format=torch.contiguous_format), state)
         before = flatten(self.state)
@@ -79,7 +83,7 @@ class Replay:
             logits, after = model(self._tokens, self.state)
             self.logits = logits[:, -1]
         if flatten(after).keys() != before.keys():
-            raise NotImplementedError("replay: a state that changes its form")
+            raise Unrecordable("replay: a state that changes its form")
         instructions, self._kept = recorder.instructions, recorder.kept
         for name, old in before.items():
             _carry(instructions, old, flatten(after)[name])
@@ -94,7 +98,7 @@ class Replay:
 def _carry(instructions: list[Instruction], old: Tensor, new: Tensor) -> None:
     """Bring the state after the step to where the step reads it: written there at once if a step of an op wrote it."""
     if new.shape != old.shape or new.dtype != old.dtype:
-        raise NotImplementedError("replay: a state that changes its form")
+        raise Unrecordable("replay: a state that changes its form")
     if not old.numel() or new.data_ptr() == old.data_ptr():
         return
     old.copy_(new)
@@ -152,11 +156,11 @@ class _Recorder(TorchDispatchMode):
         if outputs and all(map(self.live, outputs)) and not func._schema.is_mutable:
             return out  # a view
         if lower is None or func._schema.is_mutable:
-            raise NotImplementedError(f"replay: there is no instruction for {func}")
+            raise Unrecordable(f"replay: there is no instruction for {func}")
         try:
             self.instructions += lower(self, out, *args, **kwargs)
         except ValueError as error:
-            raise NotImplementedError(f"replay: {func}: {error}") from None
+            raise Unrecordable(f"replay: {func}: {error}") from None
         self._places |= {_place(tensor) for tensor in outputs}
         return out
 

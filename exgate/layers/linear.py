@@ -32,15 +32,14 @@ SHORT, SMALL = 64, 2**17  # rows and numbers of weights from which oneDNN is not
 
 
 def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
+    if x.numel() < SHORT * x.shape[-1] or weight.numel() < SMALL:  # first: a decoding step asks at every product
+        return False
     if torch.compiler.is_compiling() or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
-    plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight))
     return (
-        plain
+        all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight))
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() >= SHORT * x.shape[-1]
-        and weight.numel() >= SMALL
         and not torch.is_autocast_enabled("cpu")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # PyTorch's own, without a promise
     )

@@ -1,5 +1,6 @@
 """The manners of `torch.nn.LSTM` around layers: what `exgate.layers.rnn` has in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from exgate.layers.stack import Bidirectional, ragged, reset_parameters
 from exgate.ops.state import State
 
 
-class Shell(nn.Module):
+class Shell(nn.Module, ABC):
     """Layers of one kind, one or two directions each, called as `torch.nn.LSTM` is. The kinds below say what is inside.
 
     A kind hands over `layer(width, number)`, which makes one direction of one layer, and defines `_leaves(state)`, the
@@ -46,11 +47,11 @@ class Shell(nn.Module):
             for number, width in enumerate(widths)
         )
 
-    def _leaves(self, state: State) -> list[Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _leaves(self, state: State) -> list[Tensor]: ...
 
-    def _state(self, leaves: list[Tensor]) -> State:
-        raise NotImplementedError
+    @abstractmethod
+    def _state(self, leaves: list[Tensor]) -> State: ...
 
     @property
     def name(self) -> str:

@@ -100,7 +100,7 @@ def test_what_is_returned_outlives_the_next_generation():
 def _stepper_refuses(model, rows: int = 1) -> str:
     with torch.inference_mode():
         _, state = model(torch.zeros(rows, 2, dtype=torch.long))
-        with pytest.raises(NotImplementedError) as told:
+        with pytest.raises(replay.Unrecordable) as told:
             Replay(model, torch.zeros(rows, dtype=torch.long), state)
         step = Stepper(model)
         for _ in range(replay.PATIENCE + 3):  # and it goes on as the model is written
