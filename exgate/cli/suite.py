@@ -74,7 +74,9 @@ def evaluate(argv: list[str]) -> int:
             return _gradient(arguments, folder, console)
         suite = _changed(module.suite(arguments.preset), arguments)
         table = search(suite, partial(_computed, arguments, folder, count(suite)))
-    console.print(_table(suite, table, f"{argv[0]}, preset {arguments.preset}"))
+    title, caption, rows = f"{argv[0]}, preset {arguments.preset}", _caption(suite), _rows(suite, table)
+    console.print(_shown(rows, title, caption))
+    cache.write(folder / "table.md", _markdown(rows, caption))
     cache.write(folder / "results.json", {"arguments": [argv[0], arguments.preset], "budget": vars(suite.budget),
                                           "measure": suite.measure, "problems": table})  # fmt: skip
     print(f"numbers: {folder / 'results.json'}")
@@ -117,33 +119,49 @@ def _computed(
     ) as bar:
         task = bar.add_task(f"runs (of {total} in all)", total=len(configurations))
         compute = partial(trial.run, make=synthetic.task)
-        found = cache.results(configurations, compute, folder=folder / "runs", processes=arguments.processes)
+        found = cache.results(configurations, compute, file=folder / "runs.jsonl", processes=arguments.processes)
         for configuration, result in found:
             bar.advance(task)
             yield configuration, result
 
 
-def _table(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], title: str) -> Table:
-    """Models by problems: the measure in the headline's bucket, its spread over seeds, and the best rate."""
+def _caption(suite: Suite) -> str:
     words = {"scaled": "accuracy, chance is 0", "correct": "share of rows without an error", "last": "error at the end"}
-    caption = f"{words.get(suite.measure, suite.measure)}; ± over seeds; (learning rate)"
-    table = Table(title=title, caption=caption)
-    table.add_column("model", no_wrap=True)
+    return f"{words.get(suite.measure, suite.measure)}; ± over {suite.budget.seeds} seeds; (learning rate)"
+
+
+def _rows(suite: Suite, found: dict[str, dict[str, dict[str, Any]]]) -> list[list[str]]:
+    """Models by problems: the measure in the headline's bucket, its spread over seeds, and the best rate."""
+    rows = [["model"]]
     for problem in suite.problems:
         low, high = problem.buckets[suite.headline]
-        table.add_column(f"{problem.name}\n{low}-{high}", justify="right")
+        rows[0].append(f"{problem.name}, {low}-{high}" if high > low else f"{problem.name}, {low}")
     for model in suite.models:
-        cells = []
+        rows.append([model])
         for problem in suite.problems:
             entry = found[problem.name][model]
-            if not entry["buckets"]:
-                cells.append("diverged")
+            if not entry["buckets"] or suite.measure not in (bucket := entry["buckets"][suite.headline]):
+                rows[-1].append("diverged")
                 continue
-            value = entry["buckets"][suite.headline][suite.measure]
-            spread = f" ± {value['spread']:.3f}" if suite.budget.seeds > 1 else ""
-            cells.append(f"{value['mean']:.3f}{spread} ({entry['rate']:g})")
-        table.add_row(model, *cells)
+            value, digits = bucket[suite.measure], ".4f" if suite.measure in ("last", "mse") else ".3f"
+            spread = f" ± {value['spread']:{digits}}" if suite.budget.seeds > 1 else ""
+            rows[-1].append(f"{value['mean']:{digits}}{spread} ({entry['rate']:g})")
+    return rows
+
+
+def _shown(rows: list[list[str]], title: str, caption: str) -> Table:
+    table = Table(title=title, caption=caption)
+    table.add_column(rows[0][0], no_wrap=True)
+    for name in rows[0][1:]:
+        table.add_column(name.replace(", ", "\n"), justify="right")
+    for row in rows[1:]:
+        table.add_row(*row)
     return table
+
+
+def _markdown(rows: list[list[str]], caption: str) -> str:
+    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{caption}"
 
 
 def _picture(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], path: Path) -> Path:

@@ -9,7 +9,7 @@ from exgate.evaluate.trial import Budget, Problem, Suite
 MODELS = ("rnn", "lstm", "xlstm[0:1]", "xlstm[1:0]", "llama", "mamba", "rwkv4")
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=16, rates=(1e-2,), rows=8),
-    "small": Budget(steps=1500, batch=64, dim=64, rates=(1e-2, 3e-3, 1e-3), rows=2560, blocks=1, beta2=0.999),
+    "small": Budget(steps=1500, batch=32, dim=64, rates=(1e-2, 3e-3, 1e-3), seeds=3, rows=2560, blocks=1, beta2=0.999),
     # 1997: one sequence at a time, at most a few million of them.
     "paper": Budget(steps=50_000, batch=64, dim=64, rates=(1e-2, 3e-3, 1e-3), seeds=10, rows=2560, blocks=1),
 }

@@ -1,4 +1,4 @@
-"""Runs that are done once: a file of results for each configuration, several computed at a time."""
+"""Runs that are done once: a line of `runs.jsonl` for each configuration and its result, several computed at a time."""
 
 import hashlib
 import json
@@ -13,66 +13,70 @@ from typing import Any
 import torch
 
 # Raised whenever the same configuration would give other numbers: results of before are then not found.
-VERSION = 1
+VERSION = 2
+DIGITS = 6  # of the numbers that are kept
 
 
-def file(folder: Path, configuration: dict[str, Any]) -> Path:
-    """Where the result of a configuration is kept."""
+def key(configuration: dict[str, Any]) -> str:
+    """The name of a configuration: the same for equal ones, whatever the order of their fields."""
     text = json.dumps([VERSION, configuration], sort_keys=True)
-    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def read(folder: Path, configuration: dict[str, Any]) -> dict[str, Any] | None:
-    """The kept result; None if there is none, or it is another configuration's or damaged."""
-    try:
-        kept = json.loads(file(folder, configuration).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    same = isinstance(kept, dict) and kept.get("configuration") == json.loads(json.dumps(configuration))
-    return kept["result"] if same else None
+def read(file: Path) -> dict[str, dict[str, Any]]:
+    """The kept results by `key`. A line that is damaged, as the last one is after a kill, counts as not there."""
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            kept = json.loads(line)
+            if kept["key"] == key(kept["configuration"]):
+                found[kept["key"]] = kept["result"]
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found
 
 
 def results(
     configurations: Sequence[dict[str, Any]], compute: Callable[[dict[str, Any]], dict[str, Any]], *,
-    folder: Path, processes: int = 1,
+    file: Path, processes: int = 1,
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:  # fmt: skip
     """Each configuration and its result, as they are ready: kept ones first, then those that are computed and kept.
 
     Args:
         compute: of one configuration; with several processes it must be importable (a function of a module, or a
             `functools.partial` of one).
+        file: JSON lines, to which results are added.
         processes: at a time, one thread each. Stopping (Ctrl-C, a kill) loses no more than what is being computed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = []
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept, missing = read(file), []
     for configuration in configurations:
-        kept = read(folder, configuration)
-        if kept is None:
-            missing.append(configuration)
+        if (name := key(configuration)) in kept:
+            yield configuration, kept[name]
         else:
-            yield configuration, kept
+            missing.append(configuration)
     if processes == 1 or len(missing) < 2:
         for configuration in missing:
-            yield configuration, _computed(configuration, compute, folder)
+            yield configuration, _kept(file, configuration, compute(configuration))
         return
     # Started anew, not forked: a fork of a process whose OpenMP has run may hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(processes, len(missing)), context, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        waiting = {pool.submit(_computed, configuration, compute, folder): configuration for configuration in missing}
+        waiting = {pool.submit(compute, configuration): configuration for configuration in missing}
         for future in as_completed(waiting):
-            yield waiting[future], future.result()
+            yield waiting[future], _kept(file, waiting[future], future.result())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def write(path: Path, content: Any) -> None:
-    """JSON, whole or not at all; what is not finite becomes null."""
+    """JSON, or text as it is, whole or not at all; what is not finite becomes null."""
+    text = content if isinstance(content, str) else json.dumps(finite(content), indent=2, ensure_ascii=False)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(finite(content), stream, indent=2, ensure_ascii=False, allow_nan=False)
-            stream.write("\n")
+            stream.write(f"{text}\n")
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -81,15 +85,23 @@ def write(path: Path, content: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The same, with None for every number that JSON cannot say."""
+    """The same, with None for every number that JSON cannot say, and a few digits for the others."""
     if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
+        return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
 
 
-def _computed(configuration: dict[str, Any], compute: Callable, folder: Path) -> dict[str, Any]:
-    result = finite(compute(configuration))
-    write(file(folder, configuration), {"configuration": configuration, "result": result})
+def _kept(file: Path, configuration: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    result = finite(result)
+    line = json.dumps({"key": key(configuration), "configuration": configuration, "result": result})
+    with open(file, "a+b") as stream:
+        # Behind a line that a kill cut off there is no end of line.
+        torn = stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1))[1] != b"\n"
+        stream.write(b"\n" * bool(torn) + line.encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
     return result

@@ -15,7 +15,7 @@ SUPPLEMENT = ("odds-first", "reverse", "stack", "repetition", "set")
 SHORTEST = {"solve-equation": 5}  # an equation of less has no x
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=16, rates=(1e-2,), rows=8),
-    "small": Budget(steps=1500, batch=128, dim=64, rates=(1e-2, 3e-3, 1e-3)),
+    "small": Budget(steps=1000, batch=64, dim=64, rates=(1e-2, 3e-3, 1e-3), seeds=3),
     "paper": Budget(steps=100_000, batch=256, dim=64, rates=(1e-2, 1e-3, 1e-4), seeds=2, rows=8192),
 }
 

@@ -9,7 +9,7 @@ from exgate.evaluate.trial import Budget, Problem, Suite
 MODELS = ("llama", "mamba", "rwkv4", "lstm", "lstm-block", "xlstm[0:1]", "xlstm[1:0]")
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=16, rates=(1e-2,), rows=8),
-    "small": Budget(steps=2000, batch=32, dim=64, rates=(1e-2, 3e-3, 1e-3)),
+    "small": Budget(steps=2000, batch=32, dim=64, rates=(1e-2, 3e-3, 1e-3), seeds=3),
     "paper": Budget(steps=80_000, batch=32, dim=128, rates=(1e-3, 6e-4, 1e-4), rows=2000, blocks=8),
 }
 LENGTHS = {"smoke": (5, 40), "small": (50, 200), "paper": (500, 2000)}

@@ -17,11 +17,13 @@ REFERENCE = "xlstm[0:1]"
 WIDEST = 4096
 
 # No convolution in sLSTM, and recurrent weights that do not start at 0: as published for the formal languages.
-_XLSTM = {"model": "xlstm", "heads": 1, "slstm_conv_kernel": 0, "recurrent_init": "uniform", "multiple": 4}
+_XLSTM = {"model": "xlstm", "heads": 1, "slstm_conv_kernel": 0, "recurrent_init": "uniform", "multiple": 16}
 _LSTM = {"model": "lstm", "residual": False}
 _FIELDS: dict[str, dict[str, Any]] = {
     "rnn": _LSTM | {"cell": "rnn"},
     "lstm": _LSTM,
+    "lstm-forget-0": _LSTM | {"forget_bias": 0.0},
+    "lstm-forget-3-6": _LSTM | {"forget_bias": (3.0, 6.0)},
     "lstm-peephole": _LSTM | {"peepholes": True},
     "lstm-block": {"model": "lstm"},
     "xlstm[0:1]": _XLSTM | {"pattern": "s"},
@@ -51,9 +53,9 @@ class Probe(nn.Module):
         small_(self.head.weight, width)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """inputs (B, T) whole numbers or (B, T, F) -> (B, T, D): what `head` reads."""
-        x, _ = self.stack(self.embed(inputs))
+    def forward(self, inputs: Tensor, *, reset: Tensor | None = None) -> Tensor:
+        """inputs (B, T) whole numbers or (B, T, F), reset (B, T) -> (B, T, D): what `head` reads."""
+        x, _ = self.stack(self.embed(inputs), reset=reset)
         return self.norm(x)
 
     def num_parameters(self) -> int:
@@ -116,13 +118,13 @@ def _fields(name: str, dim: int, blocks: int) -> dict[str, Any]:
 
 
 def _variants(name: str, dim: int, blocks: int) -> Iterator[dict[str, Any]]:
-    """Configs of one width whose inner widths differ by up to a fifth: small models are few and far between."""
+    """Configs of one width whose inner widths differ by up to two fifths: small models are few and far between."""
     fields = _fields(name, dim, blocks)
-    inner: dict[str, Any] = {"hidden": dim} if name in ("rnn", "lstm", "lstm-peephole") else {}
+    inner: dict[str, Any] = {"hidden": dim} if not fields.get("residual", True) else {}
     inner |= {"proj_factor": 2.0, "ffn_factor": 1.3} if fields["model"] == "xlstm" else {}
     inner |= {"ffn_dim": fields.get("ffn_dim", 4 * dim)} if name in ("llama", "lstm-block", "rwkv4") else {}
     inner |= {"inner_dim": 2 * dim} if name == "mamba" else {}
-    for percent in range(80, 121, 4):
+    for percent in range(70, 141, 2):
         scaled = {key: value * percent / 100 for key, value in inner.items()}
         yield fields | {key: value if type(inner[key]) is float else round(value) for key, value in scaled.items()}
 

@@ -9,7 +9,7 @@ from exgate.evaluate.trial import Budget, Problem, Suite
 MODELS = ("llama", "mamba", "rwkv4", "lstm", "xlstm[0:1]", "xlstm[1:0]", "xlstm[1:1]")
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=16, rates=(1e-2,), rows=8),
-    "small": Budget(steps=1500, batch=64, dim=64, rates=(1e-2, 3e-3, 1e-3), rows=256),
+    "small": Budget(steps=1000, batch=32, dim=64, rates=(1e-2, 3e-3, 1e-3), seeds=3, rows=256),
     # 64 epochs of 100,000 examples.
     "paper": Budget(
         steps=12_500, batch=512, dim=64, rates=(1e-4, 4.6e-4, 2.15e-3, 1e-2), rows=3000, floor=1e-4, beta2=0.999

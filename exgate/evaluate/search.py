@@ -25,9 +25,9 @@ def search(suite: Suite, compute: Compute) -> dict[str, dict[str, dict[str, Any]
     on the lengths that are reported.
 
     Returns:
-        By problem and model: rate, parameters, width, seconds (of all runs), validation loss by rate, `runs` (the
-        results at the best rate, one per seed), and `buckets`: for each, every measure's mean and spread (standard
-        deviation) over seeds, and how many seeds; empty where every seed diverged.
+        By problem and model: rate, parameters, width, seconds (of all runs), validation loss by rate, and `buckets`:
+        for each, every measure's mean and spread (standard deviation) over seeds, and how many seeds; empty where every
+        seed diverged.
     """
     places = [(problem, model) for problem in suite.problems for model in suite.models]
 
@@ -53,7 +53,7 @@ def search(suite: Suite, compute: Compute) -> dict[str, dict[str, dict[str, Any]
         table[problem.name][model] = {
             "rate": rate, "parameters": runs[0]["parameters"], "width": runs[0]["width"],
             "seconds": round(sum(run["seconds"] for run in runs + tried), 1), "validation": losses,
-            "buckets": _buckets(problem, runs), "runs": runs,
+            "buckets": _buckets(problem, runs),
         }  # fmt: skip
     return table
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from exgate.data.synthetic import Batch, Task, task
-from exgate.evaluate import trial
+from exgate.evaluate import peers, trial
 from exgate.evaluate.trial import Budget, Problem
 
 BUDGET = Budget(steps=2, batch=4, dim=16, rates=(1e-2,), rows=6)
@@ -23,7 +23,7 @@ class Fixed(torch.nn.Module):
         super().__init__()
         self.function, self.head = function, torch.nn.Identity()
 
-    def forward(self, inputs):
+    def forward(self, inputs, reset=None):
         return self.function(inputs)
 
 
@@ -120,3 +120,29 @@ def test_padding_columns_are_cut():
     batch.targets[0, 4] = 1
     inputs, targets = trial._tensors((batch.inputs, batch.targets))
     assert inputs.shape == targets.shape == (2, 5)
+
+
+@pytest.mark.parametrize("model", peers.MODELS)
+def test_sequences_end_to_end_are_the_same_sequences(model):
+    for made, lengths in ((task("formal.language", name="set"), (3, 20)), (task("nearest.search"), (2, 12))):
+        inputs, targets = trial._tensors(made.sample(np.random.default_rng(0), 24, *lengths))
+        if inputs.is_floating_point():
+            inputs = inputs.double()
+        probe = peers.build(model, made, dim=16, blocks=2).double()
+        dense, aims, reset = trial.packed(inputs, targets)
+        assert len(dense) < 0.8 * len(inputs)
+        assert reset is not None
+        assert reset.sum() == len(inputs)
+        apart, together = (trial._errors(probe, made, *parts)[0] for parts in ((inputs, targets), (dense, aims, reset)))
+        assert len(together) == len(apart)
+        torch.testing.assert_close(together.sort().values, apart.sort().values, rtol=1e-9, atol=1e-12)
+
+
+def test_sequences_of_one_length_stay_as_they_are():
+    inputs, targets = trial._tensors(
+        task("recall.mqar", vocabulary=16, pairs=2).sample(np.random.default_rng(0), 4, 12, 12)
+    )
+    same, aims, reset = trial.packed(inputs, targets)
+    assert same is inputs
+    assert aims is targets
+    assert reset is None
