@@ -16,9 +16,11 @@ options. (A run whose folder is called like a suite is ./NAME.) The suites:
   extrapolate     language models beyond the length that they were trained with: runs and a text
   formal          fifteen formal languages, trained on length 40 and scored to 256
   gradient        how fast the gradient vanishes: RNN, LSTM, sLSTM, mLSTM, attention at initialisation
+  language        the next byte of a text: peers, and the steps from LSTM to xLSTM; speed, memory, size of the state
   lra             ListOps of the Long Range Arena
   multiplication  two marked numbers, multiplied (1997)
   nearest         nearest neighbour search: revising what was stored
+  rare            the next word of a text, by how often it was seen in training
   recall          associative recall: many keys (MQAR), and one key at growing distance
   temporal-order  which of two or three symbols came first (1997)
   timing          spikes at exact times, with and without peepholes (2002)

@@ -1,5 +1,7 @@
 """The suites of `exgate evaluate SUITE`: runs that are found again, a table, a picture; no command itself."""
 
+import inspect
+import math
 import pkgutil
 import time
 from collections.abc import Iterator
@@ -19,8 +21,9 @@ from tyro.conf import Positional, arg
 
 import exgate.evaluate
 from exgate.cli import extrapolation
-from exgate.data import synthetic
-from exgate.evaluate import cache, gradient, peers, picture, trial
+from exgate.data import excerpts, synthetic
+from exgate.data.text import BUILT_IN
+from exgate.evaluate import cache, cost, gradient, peers, picture, trial
 from exgate.evaluate.search import count, search
 from exgate.evaluate.trial import Suite
 from exgate.models.io import unknown
@@ -44,8 +47,10 @@ class Arguments:
     """Training steps, in place of the preset's."""
     processes: Annotated[int, arg(metavar="N")] = 1
     """Runs at a time, one thread each."""
+    data: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
+    """The text of a suite that reads one (as in `exgate evaluate RUN --data`); CPython's manual if there is none."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Where results.json, picture.png and the runs go: runs/evaluate/SUITE-PRESET. A suite that was stopped goes on."""
+    """Where table.md, results.json, picture.png and runs.jsonl go: runs/evaluate/SUITE-PRESET. Stopped, it goes on."""
 
 
 def names() -> list[str]:
@@ -72,16 +77,40 @@ def evaluate(argv: list[str]) -> int:
     with _one_thread():
         if argv[0] == "gradient":
             return _gradient(arguments, folder, console)
-        suite = _changed(module.suite(arguments.preset), arguments)
-        table = search(suite, partial(_computed, arguments, folder, count(suite)))
-    title, caption, rows = f"{argv[0]}, preset {arguments.preset}", _caption(suite), _rows(suite, table)
+        make, reads = _tasks(module, arguments)
+        suite = _changed(module.suite(arguments.preset, **reads), arguments)
+        table = search(suite, partial(_computed, arguments, folder, count(suite), make))
+        costs = _costs(suite, make) if suite.costs else {}
+    title, caption, rows = f"{argv[0]}, preset {arguments.preset}", _caption(suite), _rows(suite, table, costs)
     console.print(_shown(rows, title, caption))
     cache.write(folder / "table.md", _markdown(rows, caption))
     cache.write(folder / "results.json", {"arguments": [argv[0], arguments.preset], "budget": vars(suite.budget),
-                                          "measure": suite.measure, "problems": table})  # fmt: skip
+                                          "measure": suite.measure, "problems": table, "costs": costs})  # fmt: skip
     print(f"numbers: {folder / 'results.json'}")
     _draw(lambda path: _picture(suite, table, path), folder)
     return 0
+
+
+def _tasks(module: Any, arguments: Arguments) -> tuple[Any, dict[str, str]]:
+    """What makes a suite's tasks, and what its `suite` has to know of the text that it reads."""
+    if "text" not in inspect.signature(module.suite).parameters:
+        if arguments.data:
+            raise ValueError(f"evaluate: --data names a text, but {arguments.suite} reads none. Leave it out.")
+        return synthetic.task, {}
+    sources = arguments.data or (BUILT_IN,)
+    return partial(_excerpts, sources), {"text": excerpts.fingerprint(sources)}
+
+
+def _excerpts(sources: tuple[str, ...], name: str, **options: Any) -> synthetic.Task:
+    """A task on the sources. `text`, their fingerprint, only tells runs on different texts apart."""
+    make = {"excerpts.bytes_": excerpts.bytes_, "excerpts.words": excerpts.words}[name]
+    return make(sources, **{key: value for key, value in options.items() if key != "text"})
+
+
+def _costs(suite: Suite, make: Any) -> dict[str, dict[str, float]]:
+    (problem,) = suite.problems
+    task = make(problem.task, **problem.options)
+    return {model: cost.measure(model, task, problem, suite.budget) for model in suite.models}
 
 
 def _changed(suite: Suite, arguments: Arguments) -> Suite:
@@ -109,7 +138,7 @@ def _changed(suite: Suite, arguments: Arguments) -> Suite:
 
 
 def _computed(
-    arguments: Arguments, folder: Path, total: int, configurations: list[dict[str, Any]]
+    arguments: Arguments, folder: Path, total: int, make: Any, configurations: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Results of configurations, kept or computed, with a progress bar where somebody looks."""
     console = Console(stderr=True)
@@ -118,7 +147,7 @@ def _computed(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task(f"runs (of {total} in all)", total=len(configurations))
-        compute = partial(trial.run, make=synthetic.task)
+        compute = partial(trial.run, make=make)
         found = cache.results(configurations, compute, file=folder / "runs.jsonl", processes=arguments.processes)
         for configuration, result in found:
             bar.advance(task)
@@ -126,12 +155,14 @@ def _computed(
 
 
 def _caption(suite: Suite) -> str:
-    words = {"scaled": "accuracy, chance is 0", "correct": "share of rows without an error", "last": "error at the end"}
-    return f"{words.get(suite.measure, suite.measure)}; ± over {suite.budget.seeds} seeds; (learning rate)"
+    words = {"scaled": "accuracy, chance is 0", "correct": "share of rows without an error", "last": "error at the end",
+             "bits": "bits per byte"}  # fmt: skip
+    seeds = f"± over {suite.budget.seeds} seeds; " if suite.budget.seeds > 1 else ""
+    return f"{words.get(suite.measure, suite.measure)}; {seeds}(learning rate)"
 
 
-def _rows(suite: Suite, found: dict[str, dict[str, dict[str, Any]]]) -> list[list[str]]:
-    """Models by problems: the measure in the headline's bucket, its spread over seeds, and the best rate."""
+def _rows(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], costs: dict[str, Any]) -> list[list[str]]:
+    """Models by problems: the measure in the headline's bucket, its spread over seeds, and the best rate; costs."""
     rows = [["model"]]
     for problem in suite.problems:
         low, high = problem.buckets[suite.headline]
@@ -146,6 +177,15 @@ def _rows(suite: Suite, found: dict[str, dict[str, dict[str, Any]]]) -> list[lis
             value, digits = bucket[suite.measure], ".4f" if suite.measure in ("last", "mse") else ".3f"
             spread = f" ± {value['spread']:{digits}}" if suite.budget.seeds > 1 else ""
             rows[-1].append(f"{value['mean']:{digits}}{spread} ({entry['rate']:g})")
+    if costs:
+        (problem,) = suite.problems
+        low, high = problem.train[1], problem.buckets[-1][1]
+        rows[0] += ["parameters", "tokens/s", "kB kept a token", f"kB of state at {low}", f"at {high}"]
+        for row in rows[1:]:
+            of = costs[row[0]]
+            kilobytes = [of[name] / 1000 for name in ("kept_bytes_per_token", "state_bytes", "longest_state_bytes")]
+            parameters = found[problem.name][row[0]]["parameters"]
+            row += [f"{parameters:,}", f"{of['tokens_per_second']:,.0f}", *(f"{value:,.1f}" for value in kilobytes)]
     return rows
 
 
@@ -182,13 +222,20 @@ def _picture(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], path: Pa
             if not (scored := buckets(problem, model)):
                 continue
             if suite.picture == "steps":
-                errors = scored[suite.headline]["steps"]
-                panels[problem][model] = (range(len(errors)), errors)
+                losses, wide = scored[-1]["steps"], trial.stretch(scored[-1]["lengths"][1])
+                panels[problem][model] = ([wide * (place + 0.5) for place in range(len(losses))], losses)
+            elif suite.picture == "groups":
+                losses = scored[suite.headline]["groups"]
+                values = [None if loss is None else math.exp(loss) for loss in losses]
+                panels[problem][model] = (range(len(losses)), values)
             else:
                 longest = [bucket["lengths"][1] for bucket in scored]
                 panels[problem][model] = (longest, [bucket[suite.measure]["mean"] for bucket in scored])
     if suite.picture == "steps":
-        return picture.curves(panels, path, x=suite.axis, y="mean squared error")
+        error = "nats" if suite.costs else "mean squared error"
+        return picture.curves(panels, path, x=suite.axis, y=error)
+    if suite.picture == "groups":
+        return picture.curves(panels, path, x=suite.axis, y="perplexity", log=True, ticks=suite.groups)
     return picture.curves(panels, path, x=suite.axis, y=suite.measure, top=1.05)
 
 

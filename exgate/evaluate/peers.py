@@ -16,6 +16,7 @@ TOLERANCE = 0.03
 REFERENCE = "xlstm[0:1]"
 WIDEST = 4096
 
+# "frozen" are the parameters that stay as they are, which is 0 for these.
 # No convolution in sLSTM, and recurrent weights that do not start at 0: as published for the formal languages.
 _XLSTM = {"model": "xlstm", "heads": 1, "slstm_conv_kernel": 0, "recurrent_init": "uniform", "multiple": 16}
 _LSTM = {"model": "lstm", "residual": False}
@@ -25,10 +26,13 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "lstm-forget-0": _LSTM | {"forget_bias": 0.0},
     "lstm-forget-3-6": _LSTM | {"forget_bias": (3.0, 6.0)},
     "lstm-peephole": _LSTM | {"peepholes": True},
+    "lstm-residual": {"model": "lstm"},
     "lstm-block": {"model": "lstm"},
     "xlstm[0:1]": _XLSTM | {"pattern": "s"},
     "xlstm[1:1]": _XLSTM | {"pattern": "ms"},
     "xlstm[1:0]": _XLSTM | {"pattern": "m"},
+    "xlstm[1:0]-no-conv": _XLSTM | {"pattern": "m", "conv_kernel": 1},
+    "xlstm[1:0]-bias-gates": _XLSTM | {"pattern": "m", "frozen": ("igate.weight", "fgate.weight")},
     "llama": {"model": "llama", "heads": 2},
     "mamba": {"model": "mamba"},
     "rwkv4": {"model": "rwkv4"},
@@ -59,7 +63,8 @@ class Probe(nn.Module):
         return self.norm(x)
 
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
+        """How many numbers are learnt."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 
 def check(names: Iterable[str]) -> None:
@@ -134,6 +139,10 @@ def _count(fields: dict[str, Any], task: Any) -> int:
 
 
 def _probe(fields: dict[str, Any], task: Any, device: str) -> Probe:
-    config = io.config_from_dict(fields | {"vocab_size": max(1, task.vocabulary)})
+    frozen = tuple(fields.get("frozen", ()))
+    known = {key: value for key, value in fields.items() if key != "frozen"}
+    config = io.config_from_dict(known | {"vocab_size": max(1, task.vocabulary)})
     model = io.build(config, device=torch.device(device))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not (frozen and name.endswith(frozen)))
     return Probe(model, vocabulary=task.vocabulary, features=task.features, outputs=task.outputs)

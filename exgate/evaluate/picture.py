@@ -43,8 +43,12 @@ def curves(
     y: str,
     log: bool = False,
     top: float | None = None,
+    ticks: Sequence[str] = (),
 ) -> Path:
-    """One panel per entry, one line per name in it: (places, values), None being a gap. A name keeps its colour."""
+    """One panel per entry, one line per name in it: (places, values), None being a gap. A name keeps its colour.
+
+    `ticks` are words for the places 0, 1, 2, ...
+    """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     across = min(3, len(panels))
     down = -(-len(panels) // across)
@@ -61,6 +65,8 @@ def curves(
         axes.set_ylabel(y)
         if log:
             axes.set_yscale("log")
+        if ticks:
+            axes.set_xticks(range(len(ticks)), ticks, rotation=20, fontsize=8)
         if top is not None:
             axes.set_ylim(-0.05, top)
         axes.grid(alpha=0.25)

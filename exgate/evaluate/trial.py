@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from exgate.models.lm import parameter_groups
 IGNORED = -100
 # Streams of random numbers: a model never meets in training what it is scored on, and all models meet the same.
 TRAINING, VALIDATION, TEST = 0, 1, 2
-STEPS = 256  # errors along the sequence are kept up to this length
+STEPS = 256  # numbers along a sequence, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +29,16 @@ class Problem:
         name: in tables.
         train: lengths to learn from; validation has the same.
         buckets: lengths to be scored on.
-        dim: width in place of the budget's.
+        dim, steps: width and training steps in place of the budget's.
     """
 
     name: str
     task: str
-    train: tuple[int, int]
-    buckets: tuple[tuple[int, int], ...]
+    train: Sequence[int]
+    buckets: Sequence[Sequence[int]]
     options: dict[str, Any] = field(default_factory=dict)
     dim: int | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +50,17 @@ class Budget:
         dim: the width of the reference model, whose size all have (`exgate.evaluate.peers`); blocks: their depth.
         rates: learning rates to choose from, by the loss on validation data of the training lengths.
         seeds: runs at the best rate; the choice itself is made on the first.
-        rows: sequences per bucket.
+        rows: sequences per bucket, of long ones no more than there are in `tokens` steps.
         warmup: share of the steps; then a cosine to `floor`.
     """
 
     steps: int
     batch: int
     dim: int
-    rates: tuple[float, ...]
+    rates: tuple[float, ...] = ()
     seeds: int = 1
     rows: int = 512
+    tokens: int = 2**22
     blocks: int = 2
     warmup: float = 0.1
     floor: float = 1e-5
@@ -75,8 +77,11 @@ class Suite:
     Args:
         measure: of `score`; "scaled", "accuracy" and "correct" are best at 1, "mse" and "last" at 0.
         headline: the bucket of the table's and map's numbers.
-        picture: "map" (models by problems), "lengths" (measure by bucket) or "steps" (error along the sequence).
+        picture: "map" (models by problems), "lengths" (measure by bucket), "steps" (error along the sequence) or
+            "groups" (loss by group of classes).
         axis: what the lengths measure, for the picture.
+        groups: their names, for the picture.
+        costs: whether tokens per second, memory and the state's size are measured, too.
     """
 
     problems: tuple[Problem, ...]
@@ -86,6 +91,8 @@ class Suite:
     headline: int = -1
     picture: str = "lengths"
     axis: str = "length"
+    groups: tuple[str, ...] = ()
+    costs: bool = False
 
 
 def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, Any]:
@@ -99,30 +106,31 @@ def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, An
         parameters, width, seconds, training (losses, about fifty), validation (scores on the training lengths) and
         buckets (scores each). A run whose loss is not finite stops, and has `diverged`: the step.
     """
-    problem, budget = configuration["problem"], Budget(**configuration["budget"])
-    task = make(problem["task"], **problem["options"])
+    problem, budget = Problem(**configuration["problem"]), Budget(**configuration["budget"])
+    budget = replace(budget, steps=problem.steps or budget.steps)
+    task = make(problem.task, **problem.options)
     seed, rate, start = configuration["seed"], configuration["rate"], time.monotonic()
     torch.manual_seed(seed)
-    dim = problem["dim"] or budget.dim
+    dim = problem.dim or budget.dim
     probe = peers.build(configuration["model"], task, dim=dim, blocks=budget.blocks, dropout=budget.dropout)
     result: dict[str, Any] = {"parameters": probe.num_parameters(), "width": probe.head.in_features}
-    losses = train(probe, task, budget, lengths=tuple(problem["train"]), rate=rate, seed=seed)
+    losses = train(probe, task, budget, lengths=problem.train, rate=rate, seed=seed)
     result["training"] = losses
     if losses and not math.isfinite(losses[-1]):
         result["diverged"] = True
     else:
-        result["validation"] = score(probe, task, budget, tuple(problem["train"]), stream=VALIDATION)
-        result["buckets"] = [score(probe, task, budget, tuple(bucket)) for bucket in problem["buckets"]]
+        result["validation"] = score(probe, task, budget, problem.train, stream=VALIDATION)
+        result["buckets"] = [score(probe, task, budget, bucket) for bucket in problem.buckets]
     return result | {"seconds": round(time.monotonic() - start, 2)}
 
 
 def configure(problem: Problem, budget: Budget, model: str, *, rate: float, seed: int) -> dict[str, Any]:
-    """All that decides the numbers of a run, as JSON holds it: its identity."""
-    shared = asdict(budget) | {"rates": (), "seeds": 1}  # which others there are changes nothing here
-    return {"problem": asdict(problem), "budget": shared, "model": model, "rate": rate, "seed": seed}
+    """All that decides the numbers of a run, as JSON holds it: its identity. What is as by default is left out."""
+    shared = replace(budget, rates=(), seeds=1)  # which others there are changes nothing here
+    return {"problem": _said(problem), "budget": _said(shared), "model": model, "rate": rate, "seed": seed}
 
 
-def train(probe: Probe, task: Any, budget: Budget, *, lengths: tuple[int, int], rate: float, seed: int) -> list[float]:
+def train(probe: Probe, task: Any, budget: Budget, *, lengths: Sequence[int], rate: float, seed: int) -> list[float]:
     """AdamW on fresh batches; mean training losses of fifty stretches, the last one not finite if it diverged."""
     groups = [group for group in parameter_groups(probe, budget.weight_decay) if group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, budget.beta2), fused=True)
@@ -131,8 +139,8 @@ def train(probe: Probe, task: Any, budget: Budget, *, lengths: tuple[int, int], 
     probe.train()
     kept, total, count = [], 0.0, 0
     for step in range(budget.steps):
-        inputs, targets = _tensors(task.sample(rng, budget.batch, *lengths))
-        error = _errors(probe, task, *packed(inputs, targets))[0].mean()
+        inputs, targets = trimmed(task.sample(rng, budget.batch, *lengths))
+        error = errors(probe, task, *packed(inputs, targets))[0].mean()
         optimizer.zero_grad(set_to_none=True)
         error.backward()
         torch.nn.utils.clip_grad_norm_(parameters, budget.clip)
@@ -149,41 +157,55 @@ def train(probe: Probe, task: Any, budget: Budget, *, lengths: tuple[int, int], 
 
 
 @torch.no_grad()
-def score(probe: Probe, task: Any, budget: Budget, bucket: tuple[int, int], *, stream: int = TEST) -> dict[str, Any]:
+def score(probe: Probe, task: Any, budget: Budget, bucket: Sequence[int], *, stream: int = TEST) -> dict[str, Any]:
     """Scores on sequences of a bucket's lengths, the same for every model.
 
     Returns:
         For classes: loss (nats), accuracy per answer token (`task.blank` does not count), scaled accuracy
-        (accuracy - chance) / (1 - chance), and correct: the share of rows without a mistake.
+        (accuracy - chance) / (1 - chance), correct: the share of rows without a mistake, with `task.groups` the loss of
+        each group, and with `task.along` bits and perplexity: the loss in base 2, and e to it.
         For numbers: loss and mse over all targets, last: the error at each row's last target, correct: the share of
-        rows with all errors below the tolerance; steps: the error at each step, None where there is no target.
+        rows with all errors below the tolerance.
+        With `task.along` steps: the loss at each step, or in stretches of `stretch` steps; None: there is no target.
     """
     rng = np.random.default_rng([*bucket, stream])
+    sample = {VALIDATION: task.validation, TEST: task.test}.get(stream) or task.sample
+    wanted = min(budget.rows, max(1, budget.tokens // bucket[1]))
     probe.eval()
     parts, done = [], 0
-    while done < budget.rows:
-        rows = min(budget.batch, budget.rows - done, max(1, 2**15 // bucket[1]))
-        inputs, targets = _tensors(task.sample(rng, rows, *bucket))
-        loss, guess, counted = _errors(probe, task, inputs, targets)
+    while done < wanted:
+        rows = min(budget.batch, wanted - done, max(1, 2**15 // bucket[1]))
+        inputs, targets = trimmed(sample(rng, rows, *bucket))
+        loss, guess, counted = errors(probe, task, inputs, targets)
         wrong = guess != targets[counted] if task.tolerance == 0 else loss.sqrt() >= task.tolerance
-        parts.append((loss, wrong, targets[counted], counted))
+        row, step = counted.nonzero().unbind(1)
+        parts.append((loss.double(), wrong, targets[counted], row + done, step))
         done += rows
-    loss, wrong, answers = (torch.cat([part[place] for part in parts]) for place in range(3))
-    row = torch.cat([part[3].nonzero()[:, 0] + first for part, first in zip(parts, _firsts(parts), strict=True)])
-    scores: dict[str, Any] = {"loss": loss.mean().item()}
+    loss, wrong, answers, row, step = map(torch.cat, zip(*parts, strict=True))
     bad = wrong if task.tolerance else wrong & (answers != task.blank)
-    scores["correct"] = 1 - len(row[bad].unique()) / len(row.unique())
-    if not task.tolerance:
-        scored = answers != task.blank
-        accuracy = 1 - wrong[scored].double().mean().item()
-        return scores | {"accuracy": accuracy, "scaled": (accuracy - task.chance) / (1 - task.chance)}
-    last = torch.cat([row[1:] != row[:-1], torch.ones(1, dtype=torch.bool)])
-    scores |= {"mse": loss.mean().item(), "last": loss[last].mean().item()}
-    step = torch.cat([part[3].nonzero()[:, 1] for part in parts])
-    sums, counts = (torch.bincount(step, weight, bucket[1]) for weight in (loss.double(), torch.ones_like(loss)))
-    if bucket[1] <= STEPS:
-        scores["steps"] = [(a / b).item() if b else None for a, b in zip(sums, counts, strict=True)]
-    return scores
+    scores: dict[str, Any] = {"loss": loss.mean().item(), "correct": 1 - len(row[bad].unique()) / len(row.unique())}
+    if task.along:
+        scores["steps"] = _means(loss, step // stretch(bucket[1]), -(-bucket[1] // stretch(bucket[1])))
+    if task.along and not task.tolerance:
+        scores |= {"bits": loss.mean().item() / math.log(2), "perplexity": loss.mean().exp().item()}
+    if task.tolerance:
+        last = torch.cat([row[1:] != row[:-1], torch.ones(1, dtype=torch.bool)])
+        return scores | {"mse": loss.mean().item(), "last": loss[last].mean().item()}
+    if task.groups is not None:
+        scores["groups"] = _means(loss, torch.from_numpy(task.groups)[answers], 1 + int(task.groups.max()))
+    accuracy = 1 - wrong[answers != task.blank].double().mean().item()
+    return scores | {"accuracy": accuracy, "scaled": (accuracy - task.chance) / (1 - task.chance)}
+
+
+def stretch(length: int) -> int:
+    """How many steps of a sequence share a number in `steps`."""
+    return -(-length // STEPS)
+
+
+def _means(values: Tensor, place: Tensor, count: int) -> list[float | None]:
+    """The mean of the values at each of `count` places; None where there is none."""
+    sums, counts = (torch.bincount(place, weight, count) for weight in (values, torch.ones_like(values)))
+    return [(a / b).item() if b else None for a, b in zip(sums, counts, strict=True)]
 
 
 def packed(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -213,7 +235,7 @@ def packed(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | No
     return dense, aims, torch.from_numpy(reset)
 
 
-def _errors(
+def errors(
     probe: Probe, task: Any, inputs: Tensor, targets: Tensor, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses and guesses (N,) where there is a target, the mask (B, T) of these places; the head runs there only."""
@@ -235,7 +257,7 @@ def _rate(step: int, budget: Budget, rate: float) -> float:
     return floor + (rate - floor) * (1 + math.cos(math.pi * part)) / 2
 
 
-def _tensors(batch: Any) -> tuple[Tensor, Tensor]:
+def trimmed(batch: Any) -> tuple[Tensor, Tensor]:
     """A batch without the columns at its end that are padding in every row."""
     inputs, targets = (torch.from_numpy(np.ascontiguousarray(part)) for part in batch)
     end = int(_counted(targets).any(0).nonzero().max()) + 1
@@ -247,9 +269,7 @@ def _counted(targets: Tensor) -> Tensor:
     return ~targets.isnan() if targets.is_floating_point() else targets != IGNORED
 
 
-def _firsts(parts: list) -> list[int]:
-    firsts, total = [], 0
-    for part in parts:
-        firsts.append(total)
-        total += len(part[3])
-    return firsts
+def _said(part: Problem | Budget) -> dict[str, Any]:
+    """The fields of a dataclass that are not as by default."""
+    named = ((entry, getattr(part, entry.name)) for entry in fields(part))
+    return {entry.name: value for entry, value in named if value != entry.default and value != {}}

@@ -67,6 +67,26 @@ def test_a_second_call_computes_nothing(tmp_path, capsys, monkeypatch):
     assert json.loads(first)["budget"]["steps"] == 2
 
 
+def test_a_text_is_known_by_its_content(tmp_path, capsys):
+    words = ["--preset", "smoke", "--models", "lstm", "--out", tmp_path]
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("The same text. " * 200)
+        assert evaluate("rare", "--data", tmp_path / name, *words) == 0
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 1
+    assert str(tmp_path) not in (tmp_path / "runs.jsonl").read_text()
+    assert evaluate("formal", "--data", tmp_path / "a.txt", *words) == 2
+    assert "--data names a text, but formal reads none" in capsys.readouterr().err
+
+
+def test_costs_are_columns(tmp_path):
+    assert evaluate("language", "--preset", "smoke", "--models", "lstm,llama", "--out", tmp_path) == 0
+    header, _, lstm, llama = (tmp_path / "table.md").read_text().splitlines()[:4]
+    assert header.count("|") == lstm.count("|") == llama.count("|") == 8
+    costs = json.loads((tmp_path / "results.json").read_text())["costs"]
+    assert costs["llama"]["longest_state_bytes"] > costs["llama"]["state_bytes"]
+    assert f"{costs['llama']['longest_state_bytes'] / 1000:,.1f}" in llama
+
+
 def test_processes_give_the_same(tmp_path, pytestconfig):
     words = ["nearest", "--preset", "smoke", "--models", "lstm,lstm-peephole"]
     results = []

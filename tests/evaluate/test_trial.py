@@ -59,8 +59,46 @@ def test_scores_of_numbers():
     assert scores["mse"] == pytest.approx((0.25 + 0.04) / 3)
     assert scores["last"] == pytest.approx((0.25 + 0.04) / 2)
     assert scores["correct"] == 0.5
-    assert scores["steps"] == [None, pytest.approx(0.02), pytest.approx(0.25)]
     assert scores["loss"] == scores["mse"]
+    assert "steps" not in scores
+    scores = trial.score(Fixed(lambda x: x), replace(made, along=True), BUDGET, (3, 3))
+    assert scores["steps"] == [None, pytest.approx(0.02), pytest.approx(0.25)]
+
+
+def test_scores_along_a_long_sequence_and_by_group(monkeypatch):
+    monkeypatch.setattr(trial, "STEPS", 2)
+    targets = np.array([[1, 2, 0, 1]])
+    made = constant(targets * 0, targets, vocabulary=3, outputs=3, chance=1 / 3, along=True, groups=np.array([1, 0, 0]))
+    logits = torch.tensor([[[0.0, 9, 0], [0, 0, 0], [0, 0, 0], [0, 9, 0]]])
+    scores = trial.score(Fixed(lambda x: logits.expand(len(x), 4, 3)), made, BUDGET, (4, 4))
+    sure, chance = math.log(1 + 2 * math.exp(-9)), math.log(3)
+    assert trial.stretch(4) == 2
+    assert scores["steps"] == pytest.approx([(sure + chance) / 2] * 2)
+    assert scores["groups"] == pytest.approx([(2 * sure + chance) / 3, chance])
+    assert scores["bits"] == pytest.approx(scores["loss"] / math.log(2))
+    assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
+
+
+def test_long_sequences_are_scored_up_to_a_number_of_steps():
+    rows = []
+
+    def sample(rng, count, shortest, longest):
+        rows.append(count)
+        return task("formal.language", name="parity").sample(rng, count, shortest, longest)
+
+    made = replace(task("formal.language", name="parity"), sample=sample)
+    probe = peers.build("lstm", made, dim=16, blocks=2)
+    trial.score(probe, made, replace(BUDGET, tokens=30), (5, 10))
+    assert sum(rows) == 3
+
+
+def test_what_is_as_by_default_is_no_part_of_a_runs_identity():
+    problem = Problem(name="p", task="t", train=(1, 2), buckets=((1, 2),))
+    found = trial.configure(problem, replace(BUDGET, seeds=3, rates=(1.0,)), "lstm", rate=0.1, seed=0)
+    assert found["problem"] == {"name": "p", "task": "t", "train": (1, 2), "buckets": ((1, 2),)}
+    assert found["budget"] == {"steps": 2, "batch": 4, "dim": 16, "rows": 6}
+    changed = trial.configure(replace(problem, steps=5), BUDGET, "lstm", rate=0.1, seed=0)
+    assert changed["problem"]["steps"] == 5
 
 
 def test_the_schedule():
@@ -118,14 +156,14 @@ def test_a_run_that_diverges_says_so():
 def test_padding_columns_are_cut():
     batch = SimpleNamespace(inputs=np.ones((2, 9), np.int64), targets=np.full((2, 9), -100))
     batch.targets[0, 4] = 1
-    inputs, targets = trial._tensors((batch.inputs, batch.targets))
+    inputs, targets = trial.trimmed((batch.inputs, batch.targets))
     assert inputs.shape == targets.shape == (2, 5)
 
 
 @pytest.mark.parametrize("model", peers.MODELS)
 def test_sequences_end_to_end_are_the_same_sequences(model):
     for made, lengths in ((task("formal.language", name="set"), (3, 20)), (task("nearest.search"), (2, 12))):
-        inputs, targets = trial._tensors(made.sample(np.random.default_rng(0), 24, *lengths))
+        inputs, targets = trial.trimmed(made.sample(np.random.default_rng(0), 24, *lengths))
         if inputs.is_floating_point():
             inputs = inputs.double()
         probe = peers.build(model, made, dim=16, blocks=2).double()
@@ -133,13 +171,13 @@ def test_sequences_end_to_end_are_the_same_sequences(model):
         assert len(dense) < 0.8 * len(inputs)
         assert reset is not None
         assert reset.sum() == len(inputs)
-        apart, together = (trial._errors(probe, made, *parts)[0] for parts in ((inputs, targets), (dense, aims, reset)))
+        apart, together = (trial.errors(probe, made, *parts)[0] for parts in ((inputs, targets), (dense, aims, reset)))
         assert len(together) == len(apart)
         torch.testing.assert_close(together.sort().values, apart.sort().values, rtol=1e-9, atol=1e-12)
 
 
 def test_sequences_of_one_length_stay_as_they_are():
-    inputs, targets = trial._tensors(
+    inputs, targets = trial.trimmed(
         task("recall.mqar", vocabulary=16, pairs=2).sample(np.random.default_rng(0), 4, 12, 12)
     )
     same, aims, reset = trial.packed(inputs, targets)

@@ -1,6 +1,7 @@
 """Synthetic tasks: seeded generators of what a model is to learn, drawn afresh for each batch and stored nowhere.
 
-Each file holds functions that return a `Task`; `task("recall.mqar", pairs=8)` calls one by its name.
+Each file holds functions that return a `Task`; `task("recall.mqar", pairs=8)` calls one by its name. Tasks that are
+drawn from files are made in the folder above.
 """
 
 import inspect
@@ -21,6 +22,9 @@ class Batch(NamedTuple):
     targets: np.ndarray
 
 
+Sample = Callable[[np.random.Generator, int, int, int], Batch]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A generator and what a scorer has to know of it.
@@ -33,15 +37,22 @@ class Task:
         chance: accuracy of guessing, or mean squared error of the best constant.
         blank: a class that is learnt but does not count for the accuracy; -1 is none.
         tolerance: a row of numbers is right where every error is below it; 0 where targets are classes.
+        validation, test: as `sample`, where these are other data and not only other draws.
+        groups: the number of each class's group, (outputs,), where the losses of groups are of interest.
+        along: the loss at each step is of interest.
     """
 
-    sample: Callable[[np.random.Generator, int, int, int], Batch]
+    sample: Sample
     outputs: int
     chance: float
     vocabulary: int = 0
     features: int = 0
     blank: int = -1
     tolerance: float = 0.0
+    validation: Sample | None = None
+    test: Sample | None = None
+    groups: np.ndarray | None = None
+    along: bool = False
 
 
 def task(name: str, /, **options) -> Task:

@@ -30,4 +30,4 @@ def search() -> Task:
         inputs[past] = 0.0
         return Batch(inputs.astype(np.float32), targets.astype(np.float32))
 
-    return Task(sample=sample, features=3, outputs=1, chance=1 / 12, tolerance=0.1)
+    return Task(sample=sample, features=3, outputs=1, chance=1 / 12, tolerance=0.1, along=True)
