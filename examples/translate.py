@@ -4,14 +4,16 @@
     python examples/translate.py FOLDER --source de --target en [--picture map.png] [--save MODEL]
 
 FOLDER holds train.de and train.en with a sentence a line, and val and test likewise (.gz will do), as Multi30k comes.
-The demonstration needs no files: number words to digits, a minute. BPE needs the extra `text`, the picture `plot`; with
-`bleu` installed, the test set's BLEU is printed too.
+MODEL takes a checkpoint after each epoch: the same command again goes on where it was stopped. The demonstration needs
+no files: number words to digits, a minute. BPE needs the extra `text`, the picture `plot`; with `bleu` installed, the
+test set's BLEU is printed too.
 """
 
 import argparse
-import copy
 import math
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -22,7 +24,8 @@ from exgate.data import parallel
 from exgate.data.tokens import BPETokenizer
 from exgate.generate.beam import Hypothesis, beam_search
 from exgate.models import seq2seq
-from exgate.train.optim import schedule
+from exgate.train import checkpoint
+from exgate.train.optim import load_state_tensors, schedule, state_tensors
 from exgate.train.plot import draw_attention
 
 
@@ -53,33 +56,60 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(model: seq2seq.Seq2Seq, data: dict[str, list[parallel.Pair]], ends: dict[str, int], options) -> None:
+def train(model: seq2seq.Seq2Seq, data: dict[str, list[parallel.Pair]], ends: dict[str, int], options, folder) -> None:
     """Adam with clipping and a falling rate; the weights of the epoch with the best validation loss are kept."""
     steps = math.ceil(len(data["train"]) / options.batch)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
     factor = schedule("cosine", steps=steps * options.epochs, warmup=min(200, steps), min_ratio=0.02)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    best, kept, bad, began = math.inf, {}, 0, time.perf_counter()
-    for epoch in range(1, options.epochs + 1):
+    done, best, bad = resume(model, optimizer, options, folder)
+    began = time.perf_counter()
+    for epoch in range(done + 1, options.epochs + 1):
+        if bad >= options.patience:
+            break
         total = 0.0
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"epoch {epoch}", total=steps)
-            for batch in parallel.batches(data["train"], options.batch, seed=options.seed + epoch, **ends):
+            batches = parallel.batches(data["train"], options.batch, seed=options.seed + epoch, **ends)
+            for step, batch in enumerate(batches, (epoch - 1) * steps):
+                optimizer.param_groups[0]["lr"] = options.lr * factor(step)
                 loss = model.loss(*batch)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-                rate.step()
                 total += loss.item()
                 bar.update(task, advance=1, description=f"epoch {epoch}, loss {loss.item():.2f}")
         held_out, minutes = validate(model, data["val"], ends, options.batch), (time.perf_counter() - began) / 60
         print(f"epoch {epoch}: training {total / steps:.3f}, validation {held_out:.3f} nats a token, {minutes:.1f} min")
-        if held_out < best:
-            best, kept, bad = held_out, copy.deepcopy(model.state_dict()), 0
-        elif (bad := bad + 1) >= options.patience:
-            break
-    model.load_state_dict(kept)
+        best, bad = (held_out, 0) if held_out < best else (best, bad + 1)
+        if not bad:
+            checkpoint.save_best(folder, model, record={"loss": best})
+        tensors, random = checkpoint.random_states()
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in state_tensors(optimizer, model).items()}
+        record = {"best": best, "bad": bad, "random": random, "options": identity(options)}
+        checkpoint.save(folder, epoch, model, tensors=tensors, record=record, keep=1)
+    checkpoint.load_model(Path(folder, checkpoint.BEST), model)
+
+
+def resume(model: seq2seq.Seq2Seq, optimizer: torch.optim.Optimizer, options, folder) -> tuple[int, float, int]:
+    """Goes back to the folder's checkpoint: epochs done, best validation loss, epochs since then."""
+    newest = checkpoint.newest(folder)
+    if newest is None:
+        return 0, math.inf, 0
+    saved = checkpoint.load(newest)
+    if saved.record["options"] != identity(options):
+        raise SystemExit(f"translate: '{folder}' holds a run with other options. Name another folder with --save.")
+    checkpoint.load_model(newest, model)
+    parts = {name.removeprefix("optimizer."): tensor for name, tensor in saved.tensors.items() if "random" not in name}
+    load_state_tensors(optimizer, model, parts)
+    checkpoint.restore_random_states(saved.tensors, saved.record["random"])
+    print(f"going on after epoch {saved.step}")
+    return saved.step, saved.record["best"], saved.record["bad"]
+
+
+def identity(options) -> dict:
+    """The options that a run's weights depend on."""
+    return {name: value for name, value in vars(options).items() if name not in ("folder", "beam", "picture", "save")}
 
 
 @torch.inference_mode()
@@ -121,7 +151,8 @@ def main() -> None:
     )  # fmt: skip
     model = seq2seq.build(config)
     print(f"{model.num_parameters():,} parameters, {len(text['train']):,} pairs to learn from")
-    train(model, data, ends, options)
+    with tempfile.TemporaryDirectory() as temporary:
+        train(model, data, ends, options, options.save or temporary)
     if options.save:
         exgate.save(model, options.save)
         source.save(f"{options.save}/source")

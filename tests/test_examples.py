@@ -34,3 +34,35 @@ def test_example(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert re.search(pattern, capsys.readouterr().out)
     assert not list(tmp_path.iterdir()), "an example leaves nothing behind"
     assert name in (FOLDER / name).read_text().split('"""')[1], "the docstring says how to run it"
+
+
+def test_translation_goes_on_where_it_was_stopped(monkeypatch, capsys, tmp_path):
+    words = ["--demo", "--pairs", "96", "--epochs", "2", "--beam", "1", "--save"]
+
+    def told(folder: str, epochs: int | None = None) -> list[str]:
+        program = runpy.run_path(str(FOLDER / "translate.py"))
+        if epochs is not None:  # stopped after so many
+            save = program["checkpoint"].save
+
+            def once(*args, **kwargs):
+                save(*args, **kwargs)
+                if args[1] == epochs:
+                    raise KeyboardInterrupt
+
+            monkeypatch.setattr(program["checkpoint"], "save", once)
+        monkeypatch.setattr(sys, "argv", ["translate.py", *words, str(tmp_path / folder)])
+        try:
+            program["main"]()
+        except KeyboardInterrupt:
+            monkeypatch.undo()
+        return [re.sub(r", [\d.]+ min", "", line) for line in capsys.readouterr().out.splitlines()]
+
+    whole = told("whole")
+    stopped = told("cut", epochs=1)
+    rest = told("cut")
+    assert stopped == whole[: len(stopped)]
+    assert rest[1] == "going on after epoch 1"
+    assert rest[2:] == whole[len(stopped) :]
+    monkeypatch.setattr(sys, "argv", ["translate.py", *words[:-1], "--lr", "1", "--save", str(tmp_path / "whole")])
+    with pytest.raises(SystemExit, match="holds a run with other options"):
+        runpy.run_path(str(FOLDER / "translate.py"), run_name="__main__")

@@ -37,7 +37,7 @@ class Arguments:
     """Which models; those of the suite. All get the same number of parameters, within 3 %."""
     problems: Annotated[str | None, arg(metavar="A,B,...")] = None
     """Which of the suite's problems; all."""
-    preset: Literal["smoke", "small", "paper"] = "small"
+    preset: Annotated[Literal["smoke", "small", "paper"], arg(aliases=("--budget",))] = "small"
     """smoke: seconds, says nothing; small: minutes per model and problem; paper: the published settings."""
     seeds: Annotated[int | None, arg(metavar="N")] = None
     """Runs at the best learning rate, in place of the preset's; the rate is chosen on the first."""
