@@ -1,7 +1,8 @@
 """The models that the suites compare, by name, at equal numbers of parameters: their widths are solved for."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ TOLERANCE = 0.03
 # The model whose size, at a suite's width, is the size of all.
 REFERENCE = "xlstm[0:1]"
 WIDEST = 4096
+LEAST, MOST = 70, 140  # percent of the usual inner widths
 
 # "frozen" are the parameters that stay as they are, which is 0 for these.
 # No convolution in sLSTM, and recurrent weights that do not start at 0: as published for the formal languages.
@@ -88,27 +90,34 @@ def build(name: str, task: Any, *, dim: int, blocks: int, dropout: float = 0.0) 
         ValueError: there is no such model, or no width of it is within `TOLERANCE`.
     """
     fields = size(name, task, dim=dim, blocks=blocks)
-    return _probe(fields | ({"dropout": dropout} if dropout else {}), task, "cpu")
+    more = {"dropout": dropout} if dropout else {}
+    return _probe(fields | more, task.vocabulary, task.features, task.outputs, "cpu")
 
 
 def size(name: str, task: Any, *, dim: int, blocks: int) -> dict[str, Any]:
     """The fields of the config of `build`, without dropout."""
     check([name])
-    goal = _count(_fields(REFERENCE, dim, blocks), task)
+    return dict(_size(name, task.vocabulary, task.features, task.outputs, dim, blocks))
+
+
+@lru_cache
+def _size(name: str, vocabulary: int, features: int, outputs: int, dim: int, blocks: int) -> dict[str, Any]:
+    ends = (vocabulary, features, outputs)
+    goal = _count(_fields(REFERENCE, dim, blocks), ends)
     step = 4 if name == "llama" else 1  # each head has pairs of numbers to rotate
     widths = range(8, WIDEST, step)
-    place = bisect_left(widths, goal, key=lambda width: _count(_fields(name, width, blocks), task))
+    place = bisect_left(widths, goal, key=lambda width: _count(_fields(name, width, blocks), ends))
 
     def off(fields: dict[str, Any]) -> float:
-        return abs(_count(fields, task) / goal - 1)
+        return abs(_count(fields, ends) / goal - 1)
 
     near = widths[max(0, place - 2) : place + 2]
     fields = min((_fields(name, width, blocks) for width in near), key=off)
     if off(fields) > TOLERANCE:
-        fields = min((fields for width in near for fields in _variants(name, width, blocks)), key=off)
+        fields = min((_scaled(name, width, blocks, goal, ends) for width in near), key=off)
     if off(fields) > TOLERANCE:
         raise ValueError(
-            f"evaluate: '{name}' has {_count(fields, task):,} parameters at width {fields['dim']}, but {goal:,} are "
+            f"evaluate: '{name}' has {_count(fields, ends):,} parameters at width {fields['dim']}, but {goal:,} are "
             f"wanted, within {TOLERANCE:.0%}. Take another width for the suite (it is {dim})."
         )
     return fields
@@ -122,27 +131,37 @@ def _fields(name: str, dim: int, blocks: int) -> dict[str, Any]:
     return fields | {depth: blocks}
 
 
-def _variants(name: str, dim: int, blocks: int) -> Iterator[dict[str, Any]]:
-    """Configs of one width whose inner widths differ by up to two fifths: small models are few and far between."""
+def _scaled(name: str, dim: int, blocks: int, goal: int, ends: tuple[int, int, int]) -> dict[str, Any]:
+    """The config of one width nearest to the goal with inner widths that differ by up to two fifths.
+
+    Small models are few and far between. Sizes are nearly linear in the inner widths, so that two tell where to look.
+    """
     fields = _fields(name, dim, blocks)
     inner: dict[str, Any] = {"hidden": dim} if not fields.get("residual", True) else {}
     inner |= {"proj_factor": 2.0, "ffn_factor": 1.3} if fields["model"] == "xlstm" else {}
     inner |= {"ffn_dim": fields.get("ffn_dim", 4 * dim)} if name in ("llama", "lstm-block", "rwkv4") else {}
     inner |= {"inner_dim": 2 * dim} if name == "mamba" else {}
-    for percent in range(70, 141, 2):
+
+    def at(percent: int) -> dict[str, Any]:
         scaled = {key: value * percent / 100 for key, value in inner.items()}
-        yield fields | {key: value if type(inner[key]) is float else round(value) for key, value in scaled.items()}
+        return fields | {key: value if type(inner[key]) is float else round(value) for key, value in scaled.items()}
+
+    low, high = (_count(at(percent), ends) for percent in (LEAST, MOST))
+    guess = LEAST if high == low else round(LEAST + (goal - low) / (high - low) * (MOST - LEAST))
+    tries = range(max(LEAST, guess - 5), min(MOST, guess + 5) + 1) or (LEAST, MOST)
+    return min((at(percent) for percent in tries), key=lambda fields: abs(_count(fields, ends) - goal))
 
 
-def _count(fields: dict[str, Any], task: Any) -> int:
-    return _probe(fields, task, "meta").num_parameters()
+def _count(fields: dict[str, Any], ends: tuple[int, int, int]) -> int:
+    vocabulary, features, outputs = ends
+    return _probe(fields, vocabulary, features, outputs, "meta").num_parameters()
 
 
-def _probe(fields: dict[str, Any], task: Any, device: str) -> Probe:
+def _probe(fields: dict[str, Any], vocabulary: int, features: int, outputs: int, device: str) -> Probe:
     frozen = tuple(fields.get("frozen", ()))
     known = {key: value for key, value in fields.items() if key != "frozen"}
-    config = io.config_from_dict(known | {"vocab_size": max(1, task.vocabulary)})
+    config = io.config_from_dict(known | {"vocab_size": max(1, vocabulary)})
     model = io.build(config, device=torch.device(device))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (frozen and name.endswith(frozen)))
-    return Probe(model, vocabulary=task.vocabulary, features=task.features, outputs=task.outputs)
+    return Probe(model, vocabulary=vocabulary, features=features, outputs=outputs)

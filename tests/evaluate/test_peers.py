@@ -35,10 +35,24 @@ def test_a_probe_reads_no_future(name):
         torch.testing.assert_close(probe.head(probe(changed))[:, :6], outputs[:, :6])
 
 
+def test_gates_that_do_not_see_the_input_stay_so():
+    probe = peers.build("xlstm[1:0]-bias-gates", TASKS["parity"], dim=16, blocks=2)
+    frozen = {name: p for name, p in probe.named_parameters() if name.endswith(("igate.weight", "fgate.weight"))}
+    assert len(frozen) == 4
+    probe.head(probe(torch.randint(3, (2, 9)))).sum().backward()
+    for parameter in frozen.values():
+        assert not parameter.requires_grad
+        assert parameter.grad is None
+        assert not parameter.any()
+    learnt = sum(parameter.numel() for parameter in probe.parameters()) - sum(p.numel() for p in frozen.values())
+    assert probe.num_parameters() == learnt
+
+
 def test_refusals(monkeypatch):
     with pytest.raises(ValueError, match=r"unknown model 'lstn'. Did you mean 'lstm'"):
         peers.check(["lstm", "lstn"])
     monkeypatch.setattr(peers, "TOLERANCE", 1e-9)
+    peers._size.cache_clear()
     with pytest.raises(ValueError, match=r"parameters at width .* are wanted, within 0%. Take another width"):
         peers.size("lstm", TASKS["parity"], dim=16, blocks=2)
 
