@@ -17,7 +17,7 @@ options. (A run whose folder is called like a suite is ./NAME.) The suites:
   formal          fifteen formal languages, trained on length 40 and scored to 256
   gradient        how fast the gradient vanishes: RNN, LSTM, sLSTM, mLSTM, attention at initialisation
   language        the next byte of a text: peers, and the steps from LSTM to xLSTM; speed, memory, size of the state
-  lra             ListOps of the Long Range Arena
+  lra             Long Range Arena: ListOps, and of --data reviews, pairs of papers, images, Pathfinder
   multiplication  two marked numbers, multiplied (1997)
   nearest         nearest neighbour search: revising what was stored
   rare            the next word of a text, by how often it was seen in training

@@ -21,12 +21,15 @@ from tyro.conf import Positional, arg
 
 import exgate.evaluate
 from exgate.cli import extrapolation
-from exgate.data import excerpts, synthetic
+from exgate.data import arena, excerpts, synthetic
 from exgate.data.text import BUILT_IN
 from exgate.evaluate import cache, cost, gradient, peers, picture, trial
 from exgate.evaluate.search import count, search
 from exgate.evaluate.trial import Suite
 from exgate.models.io import unknown
+
+# What `suite` of a suite that reads --data calls their fingerprint: who reads them, and what is read without --data.
+READERS: dict[str, tuple[Any, tuple[str, ...]]] = {"text": (excerpts, (BUILT_IN,)), "data": (arena, ())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,8 @@ class Arguments:
     processes: Annotated[int, arg(metavar="N")] = 1
     """Runs at a time, one thread each."""
     data: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
-    """The text of a suite that reads one (as in `exgate evaluate RUN --data`); CPython's manual if there is none."""
+    """What the suite reads: a text (as in `exgate evaluate RUN --data`; CPython's manual if there is none), or lra's
+    folders."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Where table.md, results.json, picture.png and runs.jsonl go: runs/evaluate/SUITE-PRESET. Stopped, it goes on."""
 
@@ -91,20 +95,26 @@ def evaluate(argv: list[str]) -> int:
     return 0
 
 
-def _tasks(module: Any, arguments: Arguments) -> tuple[Any, dict[str, str]]:
-    """What makes a suite's tasks, and what its `suite` has to know of the text that it reads."""
-    if "text" not in inspect.signature(module.suite).parameters:
+def _tasks(module: Any, arguments: Arguments) -> tuple[Any, dict[str, Any]]:
+    """What makes a suite's tasks, and what its `suite` has to know of the data that it reads: their fingerprints."""
+    wanted = [name for name in READERS if name in inspect.signature(module.suite).parameters]
+    if not wanted:
         if arguments.data:
             raise ValueError(f"evaluate: --data names a text, but {arguments.suite} reads none. Leave it out.")
         return synthetic.task, {}
-    sources = arguments.data or (BUILT_IN,)
-    return partial(_excerpts, sources), {"text": excerpts.fingerprint(sources)}
+    (name,) = wanted
+    reader, built_in = READERS[name]
+    sources = arguments.data or built_in
+    return partial(_task, sources), {name: reader.fingerprint(sources)} if sources else {}
 
 
-def _excerpts(sources: tuple[str, ...], name: str, **options: Any) -> synthetic.Task:
-    """A task on the sources. `text`, their fingerprint, only tells runs on different texts apart."""
-    make = {"excerpts.bytes_": excerpts.bytes_, "excerpts.words": excerpts.words}[name]
-    return make(sources, **{key: value for key, value in options.items() if key != "text"})
+def _task(sources: tuple[str, ...], name: str, **options: Any) -> synthetic.Task:
+    """A task on the sources, or a synthetic one. A fingerprint only tells runs on different data apart."""
+    file, _, function = name.partition(".")
+    reader = {reader.__name__: reader for reader, _ in READERS.values()}.get(f"exgate.data.{file}")
+    if reader is None:
+        return synthetic.task(name, **options)
+    return getattr(reader, function)(sources, **{key: options[key] for key in options if key not in READERS})
 
 
 def _costs(suite: Suite, make: Any) -> dict[str, dict[str, float]]:
@@ -132,6 +142,8 @@ def _changed(suite: Suite, arguments: Arguments) -> Suite:
             if value < 1:
                 raise ValueError(f"evaluate: --{name} is {value}; it should be at least 1.")
             budget = replace(budget, **{name: value})
+    if arguments.steps is not None:
+        problems = tuple(replace(problem, steps=None) for problem in problems)
     if arguments.processes < 1:
         raise ValueError(f"evaluate: --processes is {arguments.processes}; it should be at least 1.")
     return replace(suite, models=tuple(models), problems=problems, budget=budget)

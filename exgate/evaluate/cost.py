@@ -24,7 +24,8 @@ def measure(name: str, task: Any, problem: Problem, budget: Budget) -> dict[str,
             its last bucket.
     """
     torch.manual_seed(0)
-    probe = peers.build(name, task, dim=problem.dim or budget.dim, blocks=budget.blocks)
+    budget = problem.own(budget)
+    probe = peers.build(name, task, dim=budget.dim, blocks=budget.blocks)
     inputs, targets = trimmed(task.sample(np.random.default_rng(0), budget.batch, *problem.train))
     own = {parameter.untyped_storage().data_ptr() for parameter in probe.parameters()}
     kept: dict[int, int] = {}

@@ -29,7 +29,7 @@ class Problem:
         name: in tables.
         train: lengths to learn from; validation has the same.
         buckets: lengths to be scored on.
-        dim, steps: width and training steps in place of the budget's.
+        dim, steps, blocks, batch: in place of the budget's.
     """
 
     name: str
@@ -39,6 +39,13 @@ class Problem:
     options: dict[str, Any] = field(default_factory=dict)
     dim: int | None = None
     steps: int | None = None
+    blocks: int | None = None
+    batch: int | None = None
+
+    def own(self, budget: "Budget") -> "Budget":
+        """The budget with what this problem has in its place."""
+        said = {name: getattr(self, name) for name in ("dim", "steps", "blocks", "batch")}
+        return replace(budget, **{name: value for name, value in said.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +113,12 @@ def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, An
         parameters, width, seconds, training (losses, about fifty), validation (scores on the training lengths) and
         buckets (scores each). A run whose loss is not finite stops, and has `diverged`: the step.
     """
-    problem, budget = Problem(**configuration["problem"]), Budget(**configuration["budget"])
-    budget = replace(budget, steps=problem.steps or budget.steps)
+    problem = Problem(**configuration["problem"])
+    budget = problem.own(Budget(**configuration["budget"]))
     task = make(problem.task, **problem.options)
     seed, rate, start = configuration["seed"], configuration["rate"], time.monotonic()
     torch.manual_seed(seed)
-    dim = problem.dim or budget.dim
-    probe = peers.build(configuration["model"], task, dim=dim, blocks=budget.blocks, dropout=budget.dropout)
+    probe = peers.build(configuration["model"], task, dim=budget.dim, blocks=budget.blocks, dropout=budget.dropout)
     result: dict[str, Any] = {"parameters": probe.num_parameters(), "width": probe.head.in_features}
     losses = train(probe, task, budget, lengths=problem.train, rate=rate, seed=seed)
     result["training"] = losses

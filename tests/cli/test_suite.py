@@ -1,11 +1,14 @@
 """`exgate evaluate SUITE`: each suite's smoke, resumed, beside run folders of the same name, and mistakes in words."""
 
 import json
+import pickle
 
 import pytest
 
 from exgate.cli import main, suite
-from exgate.evaluate import picture, trial
+from exgate.data import arena
+from exgate.evaluate import lra, picture, trial
+from tests.data import arena_sets
 
 SUITES = suite.names()
 
@@ -76,6 +79,62 @@ def test_a_text_is_known_by_its_content(tmp_path, capsys):
     assert str(tmp_path) not in (tmp_path / "runs.jsonl").read_text()
     assert evaluate("formal", "--data", tmp_path / "a.txt", *words) == 2
     assert "--data names a text, but formal reads none" in capsys.readouterr().err
+
+
+def test_the_arena_has_what_is_in_the_folders(tmp_path):
+    names = ["listops", "text", "retrieval", "image", "rgb-image"]
+    for make in (arena_sets.text, arena_sets.retrieval, arena_sets.cifar):
+        make(tmp_path / "data")
+    if picture.available():
+        arena_sets.pathfinder(tmp_path / "data")
+        names.append("pathfinder")
+    words = ["lra", "--preset", "smoke", "--models", "lstm", "--out", tmp_path]
+    assert evaluate(*words, "--data", tmp_path / "data") == 0
+    found = json.loads((tmp_path / "results.json").read_text())["problems"]
+    assert list(found) == names
+    assert all(0 <= entry["lstm"]["buckets"][0]["accuracy"]["mean"] <= 1 for entry in found.values())
+    runs = (tmp_path / "runs.jsonl").read_text()
+    assert (runs.count("\n"), str(tmp_path) in runs) == (len(names), False)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert evaluate(*words, "--data", tmp_path / "moved") == 0
+    assert (tmp_path / "runs.jsonl").read_text() == runs, "computed again for a folder of another name"
+    (tmp_path / "moved" / "aclImdb" / "test" / "pos" / "0_8.txt").write_text("Another one.")
+    assert evaluate(*words, "--data", tmp_path / "moved") == 0
+    assert (tmp_path / "runs.jsonl").read_text().count("\n") == len(names) + 1
+
+
+def test_the_arena_says_what_it_does_not_read(tmp_path, capsys):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert evaluate("lra", "--preset", "smoke", "--data", tmp_path, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "cifar-10-batches-bin" in error
+    assert error.count("\n") == 1
+
+
+def test_tasks_are_sent_to_processes(tmp_path):
+    arena_sets.text(tmp_path)
+    make, reads = suite._tasks(lra, suite.Arguments(suite="lra", data=(str(tmp_path),)))
+    sent = pickle.loads(pickle.dumps(make))
+    assert sent("arena.text", data=reads["data"]["text"]).vocabulary == 257
+    assert sent("listops.listops").outputs == 10
+
+
+def test_the_settings_of_the_arena():
+    made = lra.suite("paper", dict.fromkeys(arena.TASKS, ""))
+    own = {problem.name: problem.own(made.budget) for problem in made.problems}
+    found = {name: (budget.blocks, budget.dim, budget.batch, budget.steps) for name, budget in own.items()}
+    assert found == {
+        "listops": (8, 128, 32, 80_000),
+        "text": (6, 128, 64, 100_000),
+        "retrieval": (6, 128, 64, 100_000),
+        "image": (6, 512, 64, 180_000),
+        "rgb-image": (6, 512, 64, 180_000),
+        "pathfinder": (6, 192, 64, 500_000),
+    }
+    changed = suite._changed(made, suite.Arguments(suite="lra", steps=7))
+    assert {problem.own(changed.budget).steps for problem in changed.problems} == {7}, "--steps is for all problems"
+    alone = lra.suite("paper").problems
+    assert alone == made.problems[:1], "ListOps is the same run whatever else there is"
 
 
 def test_costs_are_columns(tmp_path):

@@ -101,6 +101,24 @@ def test_what_is_as_by_default_is_no_part_of_a_runs_identity():
     assert changed["problem"]["steps"] == 5
 
 
+def test_a_problem_has_its_own_settings():
+    seen = []
+
+    def sample(rng, rows, shortest, longest):
+        seen.append(rows)
+        return task("listops.listops").sample(rng, rows, shortest, longest)
+
+    made = replace(task("listops.listops"), sample=sample)
+    problem = Problem(name="p", task="listops.listops", train=(3, 9), buckets=((3, 9),))
+    runs = []
+    for changed in (problem, replace(problem, dim=24, steps=5, blocks=1, batch=2)):
+        seen.clear()
+        configuration = trial.configure(changed, BUDGET, "lstm", rate=0.01, seed=0)
+        runs.append((trial.run(configuration, lambda name: made)["parameters"], seen[:]))
+    sizes = [peers.build("lstm", made, dim=dim, blocks=blocks).num_parameters() for dim, blocks in ((16, 2), (24, 1))]
+    assert runs == [(sizes[0], [4, 4] + [4, 2] * 2), (sizes[1], [2] * 5 + [2] * 6)]
+
+
 def test_the_schedule():
     budget = replace(BUDGET, steps=100, floor=1e-5)
     rates = [trial._rate(step, budget, 1e-2) for step in range(100)]
