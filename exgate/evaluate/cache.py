@@ -85,18 +85,21 @@ def write(path: Path, content: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The same, with None for every number that JSON cannot say, and a few digits for the others."""
+    """The same, with None for every number that JSON cannot say."""
+    return _mapped(lambda number: number if math.isfinite(number) else None, value)
+
+
+def _mapped(function: Callable[[float], float | None], value: Any) -> Any:
+    """The same nesting with `function` applied to every float."""
     if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
+        return {name: _mapped(function, part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-    return value
+        return [_mapped(function, part) for part in value]
+    return function(value) if isinstance(value, float) else value
 
 
 def _kept(file: Path, configuration: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    result = finite(result)
+    result = _mapped(lambda number: float(f"{number:.{DIGITS}g}"), finite(result))
     line = json.dumps({"key": key(configuration), "configuration": configuration, "result": result})
     with open(file, "a+b") as stream:
         # Behind a line that a kill cut off there is no end of line.

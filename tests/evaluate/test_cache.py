@@ -28,6 +28,13 @@ def test_what_is_kept_is_not_computed_again(tmp_path):
     assert len(file.read_text().splitlines()) == 3
 
 
+def test_a_run_is_kept_with_few_digits(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    ((_, result),) = cache.results([{}], lambda _: {"parts": [1 / 3, math.inf]}, file=file)
+    assert result == {"parts": [0.333333, None]}
+    assert list(cache.read(file).values()) == [result], "what is found again is what was given out"
+
+
 def test_damage_is_computed_again(tmp_path):
     file = tmp_path / "runs.jsonl"
     list(cache.results([{"x": 2}, {"x": 6}], square, file=file))
@@ -57,7 +64,7 @@ def test_stopping_keeps_what_is_done(tmp_path):
 def test_a_file_is_written_whole(tmp_path):
     file = tmp_path / "results.json"
     cache.write(file, {"third": 1 / 3, "none": math.inf, "parts": (1, 2.0)})
-    assert json.loads(file.read_text()) == {"third": 0.333333, "none": None, "parts": [1, 2.0]}
+    assert json.loads(file.read_text()) == {"third": 1 / 3, "none": None, "parts": [1, 2.0]}
     with pytest.raises(TypeError):
         cache.write(file, {"no": object()})
     cache.write(tmp_path / "table.md", "| a |")
