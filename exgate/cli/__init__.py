@@ -8,6 +8,7 @@ Listing the commands reads the files and imports none of them; running one impor
 import ast
 import difflib
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
 
@@ -19,9 +20,16 @@ usage: exgate COMMAND [arguments]
 commands:
 {commands}
 
+models (the files of exgate/models/):
+{models}
+
+suites of `exgate evaluate SUITE`, which compare them on tasks (the files of exgate/evaluate/):
+{suites}
+
 examples:
   exgate train small                      train a small xLSTM on CPython's own manual, a few minutes on two cores
   exgate generate runs/small "The import" read what it writes
+  exgate evaluate formal                  who can track a state, count, keep a stack
   exgate COMMAND --help                   the arguments of one command, with examples
 """
 
@@ -37,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         width = max((len(name) for name in known), default=0)
         lines = "\n".join(f"  {name:<{width}}  {line}" for name, line in known.items())
-        print(HELP.format(commands=lines), end="")
+        listed = {name: wrapped(files) for name, files in (("models", models()), ("suites", suites()))}
+        print(HELP.format(commands=lines, **listed), end="")
         return 0
     if argv[0] == "--version":
         from importlib.metadata import PackageNotFoundError, version
@@ -68,13 +77,36 @@ def main(argv: list[str] | None = None) -> int:
 def commands() -> dict[str, str]:
     """Name and first docstring line of each command file, in the order of their names, found without importing them."""
     found = {}
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        if file.stem == "__init__":
-            continue
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+    for file in _files("cli"):
+        if file.stem != "__init__" and "main" in _defined(file):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
             found[file.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
+
+
+def models() -> list[str]:
+    """The architectures: the files of exgate/models/ that define a Config, found without importing them."""
+    return [file.stem for file in _files("models") if "Config" in _defined(file)]
+
+
+def suites() -> list[str]:
+    """The suites: the files of exgate/evaluate/ that define `suite`, and the two measures that need no training."""
+    files = [file.stem for file in _files("evaluate") if "suite" in _defined(file)]
+    return sorted(name.replace("_", "-") for name in [*files, "extrapolate", "gradient"])
+
+
+def wrapped(names: list[str]) -> str:
+    """Names with commas between them, in lines that fit a terminal."""
+    return textwrap.fill(", ".join(names), 78, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted((Path(__file__).parent.parent / folder).glob("*.py"))
+
+
+def _defined(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
 def sentence(error: BaseException) -> str:

@@ -44,8 +44,7 @@ from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from exgate.cli import recipe as recipes
-from exgate.cli import suite as suites
-from exgate.cli import train
+from exgate.cli import suite, suites, train
 from exgate.cli.model import Opened, enough_memory, open_model
 from exgate.cli.recipe import Recipe
 from exgate.data import text
@@ -93,8 +92,8 @@ class Scored(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Runs `exgate evaluate` and returns its exit status."""
-    if argv and argv[0] in suites.names():
-        return suites.evaluate(argv)
+    if argv and argv[0] in suites():
+        return suite.evaluate(argv)
     arguments = tyro.cli(
         Arguments, prog="exgate evaluate", description=__doc__, args=argv, config=(FlagCreatePairsOff,)
     )

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import pkgutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-import exgate.evaluate
 from exgate.cli import extrapolation
 from exgate.data import arena, excerpts, synthetic
 from exgate.data.text import BUILT_IN
@@ -55,13 +53,6 @@ class Arguments:
     folders."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Where table.md, results.json, picture.png and runs.jsonl go: runs/evaluate/SUITE-PRESET. Stopped, it goes on."""
-
-
-def names() -> list[str]:
-    """The suites: the files of exgate/evaluate/ that have a `suite`, and those that are made otherwise."""
-    files = [file.name for file in pkgutil.iter_modules(exgate.evaluate.__path__)]
-    made = [file for file in files if hasattr(import_module(f"exgate.evaluate.{file}"), "suite")]
-    return sorted(file.replace("_", "-") for file in [*made, "extrapolate", "gradient"])
 
 
 def evaluate(argv: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 import types
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from exgate import cli
+from exgate.models import io
 
 FILES = [file for file in Path(cli.__file__).parent.glob("*.py") if file.stem != "__init__"]
 COMMANDS = sorted(file.stem for file in FILES if "\ndef main(" in file.read_text())
@@ -25,6 +27,11 @@ def test_help_lists_the_commands(capsys):
             assert line.endswith("."), f"the first line of {name}.py is its help"
             assert f"  {name}" in out
             assert line in out
+        for name in (*io.names(), *cli.suites()):
+            assert re.search(rf"(^  |, ){name}(,|$)", out, re.MULTILINE), f"{name} is listed"
+        assert max(map(len, out.splitlines())) <= 120
+    assert cli.models() == io.names()
+    assert {"formal", "gradient", "extrapolate", "temporal-order"} <= set(cli.suites())
     assert list(cli.commands()) == COMMANDS
     assert "exgate train small" in out
 

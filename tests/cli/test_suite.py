@@ -5,12 +5,12 @@ import pickle
 
 import pytest
 
-from exgate.cli import main, suite
+from exgate.cli import main, suite, suites
 from exgate.data import arena
 from exgate.evaluate import lra, picture, trial
 from tests.data import arena_sets
 
-SUITES = suite.names()
+SUITES = suites()
 
 
 def evaluate(*words: object) -> int:
