@@ -2,6 +2,8 @@
 
 import inspect
 import math
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from exgate.evaluate.search import count, search
 from exgate.evaluate.trial import Suite
 from exgate.models.io import unknown
 
+PROCESS = 3 * 2**29  # bytes of memory that a run should find free
 # What `suite` of a suite that reads --data calls their fingerprint: who reads them, and what is read without --data.
 READERS: dict[str, tuple[Any, tuple[str, ...]]] = {"text": (excerpts, (BUILT_IN,)), "data": (arena, ())}
 
@@ -47,7 +50,7 @@ class Arguments:
     steps: Annotated[int | None, arg(metavar="N")] = None
     """Training steps, in place of the preset's."""
     processes: Annotated[int, arg(metavar="N")] = 1
-    """Runs at a time, one thread each."""
+    """Runs at a time, one thread each; fewer where the memory is too small for them."""
     data: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
     """What the suite reads: a text (as in `exgate evaluate RUN --data`; CPython's manual if there is none), or lra's
     folders."""
@@ -151,10 +154,20 @@ def _computed(
     ) as bar:
         task = bar.add_task(f"runs (of {total} in all)", total=len(configurations))
         compute = partial(trial.run, make=make)
-        found = cache.results(configurations, compute, file=folder / "runs.jsonl", processes=arguments.processes)
+        processes = min(arguments.processes, _room())
+        found = cache.results(configurations, compute, file=folder / "runs.jsonl", processes=processes)
         for configuration, result in found:
             bar.advance(task)
             yield configuration, result
+
+
+def _room() -> int:
+    """For how many processes there is memory, at least one; where the system does not say, for any number."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
+    return max(1, free // PROCESS)
 
 
 def _caption(suite: Suite) -> str:

@@ -14,9 +14,9 @@ MODELS = (
 )  # fmt: skip
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=16, rates=(1e-2,), rows=8, beta2=0.95),
-    # 2,048 bytes a step, a million in all.
+    # 2,048 bytes a step, 600,000 in all.
     "small": Budget(
-        steps=500, batch=8, dim=144, blocks=4, rates=(1e-2, 3e-3, 1e-3), seeds=3, rows=512, tokens=2**17, beta2=0.95
+        steps=300, batch=8, dim=144, blocks=4, rates=(1e-2, 3e-3, 1e-3), seeds=3, rows=512, tokens=2**17, beta2=0.95
     ),
     "paper": Budget(
         steps=30_000, batch=256, dim=768, blocks=24, rates=(3e-3, 1e-3), rows=2048, tokens=2**22, beta2=0.95

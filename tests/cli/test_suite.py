@@ -7,7 +7,7 @@ import pytest
 
 from exgate.cli import main, suite, suites
 from exgate.data import arena
-from exgate.evaluate import lra, picture, trial
+from exgate.evaluate import cache, lra, picture, trial
 from tests.data import arena_sets
 
 SUITES = suites()
@@ -159,6 +159,21 @@ def test_processes_give_the_same(tmp_path, pytestconfig):
     else:  # a process does not inherit the choice, and other instructions round otherwise
         here, there = ([result[model][0]["loss"]["mean"] for model in result] for result in results)
         assert there == pytest.approx(here, rel=1e-5)
+
+
+def test_no_more_processes_than_memory_has_room_for(tmp_path, monkeypatch):
+    asked = []
+    results = cache.results
+
+    def recorded(*args, processes, **options):
+        asked.append(processes)
+        return results(*args, processes=1, **options)
+
+    monkeypatch.setattr(cache, "results", recorded)
+    for free in (0, 5 * suite.PROCESS):
+        monkeypatch.setattr(suite.os, "sysconf", lambda name, free=free: free if name == "SC_AVPHYS_PAGES" else 1)
+        assert evaluate("nearest", "--preset", "smoke", "--models", "lstm", "--processes", 9, "--out", tmp_path) == 0
+    assert asked == [1, 1, 5, 5]
 
 
 def test_a_run_folder_with_a_suites_name(capsys):
