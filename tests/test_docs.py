@@ -89,3 +89,12 @@ def test_the_index_lists_every_page():
         page.name for page in PAGES if "docs" in page.parts and page.name != "README.md" and page.name not in text
     ]
     assert not missing, f"docs/README.md does not list {missing}"
+
+
+@pytest.mark.parametrize(
+    "table", sorted((ROOT / "docs" / "results").glob("*/table.md")), ids=lambda path: path.parent.name
+)
+def test_results_show_the_tables_of_their_runs(table: Path):
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert table.read_text(encoding="utf-8").strip() in page, f"docs/results.md has another table than {name(table)}"
+    assert f"results/{table.parent.name}/picture.png" in page

@@ -259,14 +259,12 @@ def _gradient(arguments: Arguments, folder: Path, console: Console) -> int:
     start = time.monotonic()
     steps = {"smoke": 12, "small": 100, "paper": 100}[arguments.preset]
     curves = gradient.curves(steps=steps, seed=0)
-    table = Table(title="gradient", caption="norm of the gradient d steps back, over that one step back")
-    table.add_column("layer")
+    caption = "norm of the gradient d steps back, over that one step back"
     shown = [d for d in (1, 10, 20, 50, 100) if d <= steps]
-    for d in shown:
-        table.add_column(f"d={d}", justify="right")
-    for name, values in curves.items():
-        table.add_row(name, *(f"{values[d - 1]:.3g}" for d in shown))
-    console.print(table)
+    rows = [["layer", *(f"d={d}" for d in shown)]]
+    rows += [[name, *(f"{values[d - 1]:.3g}" for d in shown)] for name, values in curves.items()]
+    console.print(_shown(rows, "gradient", caption))
+    cache.write(folder / "table.md", _markdown(rows, caption))
     cache.write(folder / "results.json", {"steps": steps, "norms": curves, "seconds": time.monotonic() - start})
     print(f"numbers: {folder / 'results.json'}")
     lines = {name: (range(1, steps + 1), values) for name, values in curves.items()}
