@@ -7,6 +7,7 @@ from typing import Any
 
 COLOURS = (
     "#0b6e99", "#d1495b", "#4f9d69", "#8d6a9f", "#e08e45", "#30343f", "#5fa8d3", "#b5838d", "#a3b18a", "#6c757d",
+    "#c9a227", "#7f4f24", "#2ec4b6",
 )  # fmt: skip
 Curve = tuple[Sequence[float], Sequence[float | None]]
 
@@ -73,7 +74,8 @@ def curves(
         axes.spines[["top", "right"]].set_visible(False)
     if names:
         fullest = max(panels.values(), key=len)
-        figure.axes[list(panels.values()).index(fullest)].legend(frameon=False, fontsize=8)
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(fullest) > 6 else {}
+        figure.axes[list(panels.values()).index(fullest)].legend(frameon=False, fontsize=8, **place)
     return _save(figure, path)
 
 

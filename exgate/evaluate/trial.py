@@ -18,7 +18,7 @@ from exgate.models.lm import parameter_groups
 IGNORED = -100
 # Streams of random numbers: a model never meets in training what it is scored on, and all models meet the same.
 TRAINING, VALIDATION, TEST = 0, 1, 2
-STEPS = 256  # numbers along a sequence, at most
+STEPS = 64  # numbers along a sequence, at most
 
 
 @dataclass(frozen=True, kw_only=True)
