@@ -48,6 +48,7 @@ def curves(
 ) -> Path:
     """One panel per entry, one line per name in it: (places, values), None being a gap. A name keeps its colour.
 
+    Where all lines of a panel have one place, there are bars.
     `ticks` are words for the places 0, 1, 2, ...
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
@@ -56,27 +57,46 @@ def curves(
     figure = _figure(1.5 + 4 * across, 0.6 + 3 * down)
     for number, (title, lines) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(down, across, number)
-        for name, (places, values) in lines.items():
-            marker = "o" if len(places) < 12 else ""
-            numbers = [float("nan") if value is None else value for value in values]
-            colour = COLOURS[names.index(name) % len(COLOURS)]
-            axes.plot(places, numbers, label=name, color=colour, marker=marker, markersize=4, linewidth=1.6)
+        colours = {name: COLOURS[names.index(name) % len(COLOURS)] for name in lines}
+        if all(len(places) == 1 for places, _ in lines.values()):
+            _bars(axes, {name: values[0] for name, (_, values) in lines.items()}, colours, y)
+        else:
+            _lines(axes, lines, colours)
+            axes.set_xlabel(x)
+            axes.set_ylabel(y)
+            if ticks:
+                axes.set_xticks(range(len(ticks)), ticks, rotation=20, fontsize=8)
+            if log:
+                axes.set_yscale("log")
+            if top is not None:
+                axes.set_ylim(-0.05, top)
         axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        if log:
-            axes.set_yscale("log")
-        if ticks:
-            axes.set_xticks(range(len(ticks)), ticks, rotation=20, fontsize=8)
-        if top is not None:
-            axes.set_ylim(-0.05, top)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    if names:
-        fullest = max(panels.values(), key=len)
+    drawn = {title: lines for title, lines in panels.items() if any(len(places) > 1 for places, _ in lines.values())}
+    if drawn:
+        fullest = max(drawn.values(), key=len)
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(fullest) > 6 else {}
         figure.axes[list(panels.values()).index(fullest)].legend(frameon=False, fontsize=8, **place)
     return _save(figure, path)
+
+
+def _lines(axes: Any, lines: Mapping[str, Curve], colours: Mapping[str, str]) -> None:
+    for name, (places, values) in lines.items():
+        marker = "o" if len(places) < 12 else ""
+        numbers = [float("nan") if value is None else value for value in values]
+        axes.plot(places, numbers, label=name, color=colours[name], marker=marker, markersize=4, linewidth=1.6)
+
+
+def _bars(axes: Any, values: Mapping[str, float | None], colours: Mapping[str, str], measure: str) -> None:
+    """A bar for each name, from top to bottom, with its number at the end."""
+    for place, (name, value) in enumerate(values.items()):
+        bar = axes.barh(place, value or 0.0, color=colours[name], height=0.7)
+        axes.bar_label(bar, ["" if value is None else f"{value:.3g}"], padding=3, fontsize=8)
+    axes.set_yticks(range(len(values)), list(values), fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(measure)
 
 
 def _figure(width: float, height: float) -> Any:
