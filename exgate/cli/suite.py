@@ -239,7 +239,7 @@ def _picture(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], path: Pa
                 continue
             if suite.picture == "steps":
                 losses, wide = scored[-1]["steps"], trial.stretch(scored[-1]["lengths"][1])
-                panels[problem][model] = ([wide * (place + 0.5) for place in range(len(losses))], losses)
+                panels[problem][model] = ([wide * place + (wide - 1) / 2 for place in range(len(losses))], losses)
             elif suite.picture == "groups":
                 losses = scored[suite.headline]["groups"]
                 values = [None if loss is None else math.exp(loss) for loss in losses]
