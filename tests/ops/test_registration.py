@@ -16,11 +16,17 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
     leaves = [x.clone().requires_grad_() for x in (*case.sequences, *case.weights)]
     state = [x.clone().requires_grad_() for x in case.state]
     if name.startswith("mlstm"):
-        return torch.ops.exgate.mlstm_eager, (*leaves, *state, case.reset, chunk_size, True, True, 0.0, saves)
+        op = getattr(torch.ops.exgate, f"mlstm_{backend}")
+        return op, (*leaves, *state, case.reset, chunk_size, True, True, 0.0, saves)
     if name.startswith("ssm"):
         u, delta, b, c, a, skip = leaves
         op = getattr(torch.ops.exgate, f"ssm_{backend}")
         return op, (u, delta, a, b, c, skip, *state, case.reset, chunk_size, saves)
+    if name == "wkv":
+        op = getattr(torch.ops.exgate, f"wkv_{backend}")
+        return op, (*leaves, *state, case.reset, chunk_size, saves)
+    if name == "conv" and backend == "cpu":
+        return torch.ops.exgate.conv_cpu, (*leaves, *state, case.reset)
     if backend == "cpu":
         op, peephole = getattr(torch.ops.exgate, f"{name.split('-')[0]}_cpu"), leaves[2] if len(leaves) > 2 else None
         return op, (*leaves[:2], *state, peephole, case.reset, False, saves)
@@ -30,8 +36,6 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
         return torch.ops.exgate.lstm_eager, (*leaves[:2], *state, leaves[2], case.reset, saves)
     if name == "rnn":
         return torch.ops.exgate.rnn_eager, (*leaves, *state, case.reset, saves)
-    if name == "wkv":
-        return torch.ops.exgate.wkv_eager, (*leaves, *state, case.reset, chunk_size, saves)
     window = torch.cat([state[0], leaves[0]], 1).detach().requires_grad_()
     return torch.ops.exgate.conv_eager, (window, leaves[1], case.reset)
 
@@ -43,12 +47,19 @@ def test_opcheck(name, chunk_size):
     torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("name", ["slstm-sigmoid", "lstm-peepholes", "ssm"])
+@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "wkv", "conv", "ssm"])
 def test_opcheck_of_the_kernels(name):
     if native.absent():
         pytest.skip(native.absent())
     op, arguments = _arguments(name, saves=True, backend="cpu")
     torch.library.opcheck(op, arguments)
+
+
+def test_opcheck_of_the_mlstm_kernel_without_a_state():
+    if native.absent():
+        pytest.skip(native.absent())
+    op, arguments = _arguments("mlstm-exp", saves=True, backend="cpu")
+    torch.library.opcheck(op, (*arguments[:5], None, None, None, *arguments[8:]))
 
 
 @pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv", "ssm"])

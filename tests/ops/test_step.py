@@ -23,7 +23,7 @@ def _case(name: str, **options) -> Case:
 
 def _larger(name: str) -> Case:
     """Sizes with whole vectors, several of them, and a tail."""
-    sizes = {"mlstm": (2, 37, 300), "slstm": (3, 67), "lstm": (3, 67), "conv": (83, 4), "ssm": (21, 37)}[
+    sizes = {"mlstm": (2, 37, 300), "slstm": (3, 67), "lstm": (3, 67), "conv": (83, 4), "ssm": (21, 37), "wkv": (83,)}[
         name.partition("-")[0]
     ]
     spec = SPECS[name]

@@ -24,15 +24,16 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | N
     weight = weight.to(state_kind)
     y = torch.ops.exgate.conv_eager(window, weight, reset)
     y = y if bias is None else y + bias.to(state_kind)
-    return y.to(kind), type(state)(_last(window, reset, weight.shape[1] - 1))
+    return y.to(kind), type(state)(last(window, reset, weight.shape[1] - 1))
 
 
-def _last(window: Tensor, reset: Tensor | None, kept: int) -> Tensor:
-    last = window[:, window.shape[1] - kept :]
+def last(window: Tensor, reset: Tensor | None, kept: int) -> Tensor:
+    """The last `kept` inputs of a window, zero where they are of another document than the last one's."""
+    tail = window[:, window.shape[1] - kept :]
     if reset is None:
-        return last.clone()
+        return tail.clone()
     document = _documents(reset, kept)
-    return last.masked_fill((document[:, document.shape[1] - kept :] != document[:, -1:])[..., None], 0.0)
+    return tail.masked_fill((document[:, document.shape[1] - kept :] != document[:, -1:])[..., None], 0.0)
 
 
 def _documents(reset: Tensor, kept: int) -> Tensor:

@@ -75,22 +75,16 @@ def mlstm(
         raise ValueError(f"mlstm: chunk_size is {chunk_size}; it should be at least 1, or None to let the op choose.")
     sizes["V"] = v.shape[-1]
     kind = state_type(q, k, v)
-    state = _start(state, q, sizes, kind, input_gate)
+    state = None if state is None else _checked(state, sizes, kind, input_gate)
     args = (q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
     run = choose("mlstm", BACKENDS, backend, *args).run
     operands = _operands(q, k, v)
     with full_precision(q):
         h, last = run(q.to(operands), k.to(operands), v.to(operands), *args[3:])
-        return h.to(v.dtype), last
+        return h.to(v.dtype), MLSTMState(*last)
 
 
-def _start(
-    state: MLSTMState | None, q: Tensor, sizes: dict[str, int], kind: torch.dtype, input_gate: str
-) -> MLSTMState:
-    if state is None:
-        b, h, k, v = (sizes[letter] for letter in "BHKV")
-        zeros = [q.new_zeros(shape, dtype=kind) for shape in ((b, h, k, v), (b, h, k), (b, h))]
-        return MLSTMState(*zeros)
+def _checked(state: MLSTMState, sizes: dict[str, int], kind: torch.dtype, input_gate: str) -> MLSTMState:
     for (name, tensor), letters in zip(state._asdict().items(), ("B H K V", "B H K", "B H"), strict=True):
         check_shape("mlstm", f"state.{name}", tensor, letters, sizes, "q and v")
     c, n, m = state.c.to(kind), state.n.to(kind), state.m.detach().to(kind)

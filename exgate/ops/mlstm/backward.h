@@ -17,7 +17,8 @@ struct Backward {  // what backward works with: one sequence and head
     float *q, *k, *v, *dnum, *kt, *vt, *dnum_t, *dq_t, *dk_t, *dq, *dk, *scores, *dscores, *kept;
     float *nq, *scales, *dnq, *ones, *q_dq, *k_dk, *dc, *dn;
     float *qa, *qx, *ka, *kx, *va, *vx, *dna, *dnx, *dsa, *dsx, *px, *ca, *dcx;  // operands, if they are pairs
-    float boundary;  // the inner product of the state after the chunk and its gradient
+    float boundary = 0;  // the inner product of the state after the chunk and its gradient
+    bool unused;  // nothing after the chunk sees the state after it: dc and dn are zero
 
     Backward(const Call& call, int64_t item)
         : call(call), ahead(call, item / call.H, item % call.H), b(item / call.H), h(item % call.H),
@@ -53,7 +54,7 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
     transpose(vt, s_next, along<pairs>(va, v, v_next, height, vp), v_next, height, words<pairs>(vp));
     product<pairs>(scores, s_next, q_along, k_next, kt, s_next, words<pairs>(K), height, height, true, ahead);
     weigh(scores, kept, s_next, gates, count, height, nq);
-    normalizer(call, gates, q, k_next, before.n, count, height, nq, scales);
+    normalizer(call, gates, q, k_next, before.empty ? nullptr : before.n, count, height, nq, scales);
 
     // through the denominator: dnum = dh / den, and dnq
     copy_in(dnum, v_next, call, call.dh, b, t, h, count, height, V);
@@ -77,22 +78,34 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
 
     // from the states: (K, count) each, then turned
     int64_t inner = words<pairs>(V);
-    const float* c_along = along<pairs>(ca, before.c, v_next, kp, vp);
-    product<pairs>(dq_t, s_next, c_along, v_next, dnum_t, s_next, inner, kp, height, false, ahead);
-    const float* dc_along = along<pairs>(ca, dc, v_next, kp, vp);
-    product<pairs>(dk_t, s_next, dc_along, v_next, vt, s_next, inner, kp, height, false, ahead);
-    transpose(dq, k_next, dq_t, s_next, kp, height);
-    transpose(dk, k_next, dk_t, s_next, kp, height);
-    for (int64_t s = 0; s < height; s++)
-        for (int64_t x = 0; x < kp; x += W) {
-            float *to_q = dq + s * k_next + x, *to_k = dk + s * k_next + x;
-            store(to_q, (load(to_q) + load(before.n + x) * dnq[s]) * gates.g[s]);
-            store(to_k, (load(to_k) + load(dn + x)) * gates.w[s]);
-        }
+    if (before.empty) {
+        memset(dq, 0, sizeof(float) * height * k_next);
+    } else {
+        const float* c_along = along<pairs>(ca, before.c, v_next, kp, vp);
+        product<pairs>(dq_t, s_next, c_along, v_next, dnum_t, s_next, inner, kp, height, false, ahead);
+        transpose(dq, k_next, dq_t, s_next, kp, height);
+        for (int64_t s = 0; s < height; s++)
+            for (int64_t x = 0; x < kp; x += W) {
+                float* to = dq + s * k_next + x;
+                store(to, (load(to) + load(before.n + x) * dnq[s]) * gates.g[s]);
+            }
+    }
+    if (unused) {
+        memset(dk, 0, sizeof(float) * height * k_next);
+    } else {
+        const float* dc_along = along<pairs>(ca, dc, v_next, kp, vp);
+        product<pairs>(dk_t, s_next, dc_along, v_next, vt, s_next, inner, kp, height, false, ahead);
+        transpose(dk, k_next, dk_t, s_next, kp, height);
+        for (int64_t s = 0; s < height; s++)
+            for (int64_t x = 0; x < kp; x += W) {
+                float* to = dk + s * k_next + x;
+                store(to, (load(to) + load(dn + x)) * gates.w[s]);
+            }
+    }
     const float* ds_along = along<pairs>(dsa, dscores, s_next, height, height);
     const float* ds_across = across<pairs>(dsx, dscores, s_next, height, height);
     const float* p_across = across<pairs>(px, scores, s_next, height, height);
-    const float* dc_across = across<pairs>(dcx, dc, v_next, kp, vp);
+    const float* dc_across = unused ? nullptr : across<pairs>(dcx, dc, v_next, kp, vp);
     for (int64_t y = 0; y < count; y += R) {
         int64_t from = words<pairs>(y), upto = words<pairs>(y + R), rest = words<pairs>(height - y);
         vf q_sums[R] = {}, k_sums[R] = {};
@@ -114,14 +127,17 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
             int64_t from = words<pairs>(y), rest = words<pairs>(height - y);
             ahead.fetch(K);
             vf sum[R][N] = {};
-            multiply<pairs>(sum, k_along + y * k_next, k_next, 1, dc_across + x, v_next, words<pairs>(K));
-            scale(sum, gates.w + y);
+            if (dc_across) {
+                multiply<pairs>(sum, k_along + y * k_next, k_next, 1, dc_across + x, v_next, words<pairs>(K));
+                scale(sum, gates.w + y);
+            }
             const float *p = p_across + from * s_next + y, *dnum_rows = dnum_across + from * v_next + x;
             multiply<pairs>(sum, p, 1, s_next, dnum_rows, v_next, rest);
             put(sum, call, call.dv, b, t + y, h, x, count - y, V);
         }
     gate_gradients(t, count, gates);
 
+    if (before.empty) return;
     // the gradient of the state before
     for (int64_t s = 0; s < count; s++) dnq[s] *= gates.g[s];
     advance_n(dn, dn, gates.through, q, k_next, dnq, count, kp);
@@ -130,6 +146,7 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
     boundary = advance<true, pairs>(dc, dc, gates.through, q_across, k_next, dnum_across, v_next, count, K, V, before.c,
                                     ahead);
     boundary += dot(before.n, dn, kp);
+    unused = false;
 }
 
 template <bool pairs>
@@ -163,7 +180,7 @@ void Backward<pairs>::segment(int64_t first, int64_t chunks) {
         State &before = states[j], &after = states[j + 1];
         after.m = open(gates[j], call, b, h, t, count, height, before.m);
         bool last = t + count == call.T;
-        if (j == chunks - 1 && !last) break;
+        if (j == chunks - 1 && (unused || !last)) break;
         copy_in(k, k_next, call, call.k, b, t, h, count, height, call.K);
         copy_in(v, v_next, call, call.v, b, t, h, count, height, call.V);
         scale_rows(k, k_next, gates[j].w, count, kp);
@@ -220,17 +237,17 @@ void backward(const Call& call, int64_t item) {
 
     State last;
     last.take(space, K, V);
-    last.read(call.dc_last + item * K * V, call.dn_last + item * K, K, V);
-    work.dc = last.c, work.dn = last.n;
+    last.read(call.dc_last ? call.dc_last + item * K * V : nullptr, call.dn_last + item * K, K, V);
+    work.dc = last.c, work.dn = last.n, work.unused = last.empty;
     for (int64_t segment = segments - 1; segment >= 0; segment--) {
         int64_t place = item * (segments - 1) + segment - 1, first = segment * call.segment;
-        const float* c = segment ? call.cs + place * K * V : call.c + item * K * V;
+        const float* c = segment ? call.cs + place * K * V : call.c ? call.c + item * K * V : nullptr;
         const float* n = segment ? call.ns + place * K : call.n + item * K;
         states[0].read(c, n, K, V);
-        states[0].m = segment ? call.ms[place] : call.m[item];
+        states[0].m = segment ? call.ms[place] : call.c ? call.m[item] : 0;
         work.segment(first, chunks - first < call.segment ? chunks - first : call.segment);
     }
-    last.write(call.dc + item * K * V, call.dn + item * K, K, V);
+    if (call.dc) last.write(call.dc + item * K * V, call.dn + item * K, K, V);
 }
 
 }  // namespace exgate::mlstm

@@ -140,10 +140,11 @@ inline float dot_in(const float* a, const Call& call, const Strided& x, int64_t 
     return call.half ? dot_row(a, (const bf16*)x.data + at, width) : dot_row(a, (const float*)x.data + at, width);
 }
 
-// nq becomes n . q of every step: `nq` holds the chunk's part, g q . n the state's. Then what num is multiplied by.
+// nq becomes n . q of every step: `nq` holds the chunk's part, g q . n the state's (n null: there is none). Then what
+// num is multiplied by.
 inline void normalizer(const Call& call, const Gates& gates, const float* q, int64_t next, const float* n,
                        int64_t count, int64_t height, float* nq, float* scales) {
-    for (int64_t t = 0; t < count; t++) nq[t] += gates.g[t] * dot(q + t * next, n, up(call.K, PAD));
+    for (int64_t t = 0; n && t < count; t++) nq[t] += gates.g[t] * dot(q + t * next, n, up(call.K, PAD));
     for (int64_t t = 0; t < height; t += W) {
         vf m = load(gates.m + t);
         vf scale = call.normalize ? 1.0f / (max(abs(load(nq + t)), exp(-m)) + call.eps) : exp(m);
@@ -154,6 +155,7 @@ inline void normalizer(const Call& call, const Gates& gates, const float* q, int
 struct State {  // padded: c (K, V) with rows `apart(V)` apart, n (K)
     float *c, *n;
     float m;
+    bool empty = false;  // all zeros, which need not be multiplied
 
     static size_t numbers(int64_t K, int64_t V) { return up(K, PAD) * apart(V) + up(K, PAD); }
     void take(Workspace& space, int64_t K, int64_t V) {
@@ -161,6 +163,12 @@ struct State {  // padded: c (K, V) with rows `apart(V)` apart, n (K)
         n = space.take(up(K, PAD));
     }
     void read(const float* from_c, const float* from_n, int64_t K, int64_t V) {
+        empty = from_c == nullptr;
+        if (empty) {
+            memset(c, 0, sizeof(float) * up(K, PAD) * apart(V));
+            memset(n, 0, sizeof(float) * up(K, PAD));
+            return;
+        }
         for (int64_t y = 0; y < K; y++) copy_row(c + y * apart(V), from_c + y * V, V);
         for (int64_t y = K; y < up(K, PAD); y++) memset(c + y * apart(V), 0, sizeof(float) * up(V, PAD));
         copy_row(n, from_n, K);

@@ -31,25 +31,39 @@ class _Call(Structure):
 
 
 def refuses(q, k, v, i, f, state, *options) -> str | None:
-    return native.refuses(q, k, v, i, f, *state)
+    return native.refuses(q, k, v, i, f, *(state or ()))
 
 
 def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, reset: Tensor | None, chunk_size):
     if q.shape[1] == 1:  # a step needs no chunk
-        h, last = step.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
-        return h, type(state)(*last)
+        return step.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
     kind = q.dtype
     if kind != torch.bfloat16:
         q, k, v = q.float(), k.float(), v.float()
-    c, n, m = state
+    c, n, m = (None, None, None) if state is None else state
     saves = native.saves(q, k, v, i, f, c, n)
-    options = (min(chunk_size or CHUNK, LARGEST), input_gate == "exp", normalize, eps, saves)
+    size = min(chunk_size or _chunk_size(q, v, state), LARGEST)
+    options = (size, input_gate == "exp", normalize, eps, saves)
     h, c, n, m, *_ = torch.ops.exgate.mlstm_cpu(q, k, v, i.float(), f.float(), c, n, m, reset, *options)
-    return h.to(kind), type(state)(c, n, m.detach())
+    return h.to(kind), (c, n, m.detach())
+
+
+def _chunk_size(q: Tensor, v: Tensor, state) -> int:
+    """CHUNK; all steps where no state comes in and they are no more than the head's size (the mean of K and V).
+
+    One chunk needs no states but the last: T (4 K + 3 V) operations a step against 12 K V (measured: equal at T = K).
+    """
+    steps, key, value = q.shape[1], q.shape[-1], v.shape[-1]
+    most = min(LARGEST, max(CHUNK, 2 * key * value // (key + value)))
+    return steps if state is None and steps <= most else CHUNK
 
 
 def _strided(x: Tensor) -> _Strided:
     return _Strided(x.data_ptr(), x.stride(0), x.stride(1), x.stride(2))
+
+
+def _address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -59,13 +73,11 @@ def _rows(x: Tensor) -> Tensor:
 
 def _call(q, k, v, i, f, c, n, m, reset, size: int, exponential: bool, normalize: bool, eps: float, **more) -> _Call:
     """The arguments of both kernels. The caller keeps the tensors alive."""
-    for name, x in more.items():
-        more[name] = _strided(x) if name in ("h", "dh") else x.data_ptr()
+    more = {name: _strided(x) if name in ("h", "dh") else _address(x) for name, x in more.items()}
     batch, steps, heads, key = q.shape
     return _Call(
         **{name: _strided(x) for name, x in (("q", q), ("k", k), ("v", v), ("i", i), ("f", f))},
-        **{name: x.data_ptr() for name, x in (("c", c), ("n", n), ("m", m))},
-        reset=None if reset is None else reset.data_ptr(),
+        **{name: _address(x) for name, x in (("c", c), ("n", n), ("m", m), ("reset", reset))},
         **dict(zip("BTHKVL", (batch, steps, heads, key, v.shape[-1], size), strict=True)),
         segment=_segment(size),
         half=q.dtype == torch.bfloat16,
@@ -89,14 +101,13 @@ def _kept(steps: int, size: int) -> int:
 
 @torch.library.custom_op("exgate::mlstm_cpu", mutates_args=(), device_types="cpu")
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, c: Tensor, n: Tensor, m: Tensor, reset: Tensor | None,
-    size: int, exponential: bool, normalize: bool, eps: float, saves: bool,
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, c: Tensor | None, n: Tensor | None, m: Tensor | None,
+    reset: Tensor | None, size: int, exponential: bool, normalize: bool, eps: float, saves: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """h, the last state, and the states before every segment but the first, for backward."""
     q, k, v = (_rows(x) for x in (q, k, v))
-    c, n, m = (x.contiguous() for x in (c, n, m))
-    reset = None if reset is None else reset.contiguous()
-    h, last, kept = _outputs(q, v, c, n, m, size, saves)
+    c, n, m, reset = native.contiguous(c, n, m, reset)
+    h, last, kept = _outputs(q, v, size, saves)
     more = dict(zip(("c_last", "n_last", "m_last"), last, strict=True), out=h)
     if saves:
         more |= zip(("cs", "ns", "ms"), kept, strict=True)
@@ -106,54 +117,67 @@ def _forward(
     return h, c, n, m, cs, ns, ms
 
 
-def _outputs(q: Tensor, v: Tensor, c: Tensor, n: Tensor, m: Tensor, size: int, saves: bool):
-    kept = _kept(q.shape[1], size) if saves else 0
+def _outputs(q: Tensor, v: Tensor, size: int, saves: bool):
+    batch, steps, heads, key = q.shape
     h = torch.empty_like(v, memory_format=torch.contiguous_format)
-    last = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (c, n, m)]
-    return h, last, [x.new_empty((*x.shape[:2], kept, *x.shape[2:])) for x in (c, n, m)]
+
+    def states(*count: int) -> list[Tensor]:
+        shapes = ((key, v.shape[-1]), (key,), ())
+        return [q.new_empty((batch, heads, *count, *shape), dtype=torch.float32) for shape in shapes]
+
+    return h, states(), states(_kept(steps, size) if saves else 0)
 
 
 @torch.library.custom_op("exgate::mlstm_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
-    dh: Tensor, dc_last: Tensor, dn_last: Tensor, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,
-    c: Tensor, n: Tensor, m: Tensor, reset: Tensor | None, h: Tensor, cs: Tensor, ns: Tensor, ms: Tensor,
+    dh: Tensor, dc_last: Tensor | None, dn_last: Tensor | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,
+    c: Tensor | None, n: Tensor | None, m: Tensor | None, reset: Tensor | None, h: Tensor, cs: Tensor, ns: Tensor,
+    ms: Tensor,
     size: int, exponential: bool, normalize: bool, eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> list[Tensor]:  # fmt: skip
     q, k, v, h, dh = (_rows(x) for x in (q, k, v, h, dh))
-    c, n, m, dc_last, dn_last = (x.contiguous() for x in (c, n, m, dc_last, dn_last))
-    reset = None if reset is None else reset.contiguous()
-    found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v, i, f, c, n)]
-    more = dict(zip(("dq", "dk", "dv", "di", "df", "dc", "dn"), found, strict=True))
+    c, n, m, reset, dc_last, dn_last = native.contiguous(c, n, m, reset, dc_last, dn_last)
+    found = _gradient_tensors(q, k, v, i, f, c, n)
+    more = dict(zip(("dq", "dk", "dv", "di", "df", "dc", "dn"), found, strict=False))
     more |= {"h": h, "dh": dh, "dc_last": dc_last, "dn_last": dn_last, "cs": cs, "ns": ns, "ms": ms}
     call = _call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more)
     native.call("exgate_mlstm_backward", bytes(call))
-    dq, dk, dv, di, df, dc, dn = found
-    return dq, dk, dv, di, df, dc, dn
+    return found
+
+
+def _gradient_tensors(*inputs: Tensor | None) -> list[Tensor]:
+    """As many as there are inputs, which are None at the end where no state came in."""
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs if x is not None]
 
 
 @_forward.register_fake
 def _(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, saves):
-    h, last, kept = _outputs(q, v, c, n, m, size, saves)
+    h, last, kept = _outputs(q, v, size, saves)
     (c, n, m), (cs, ns, ms) = last, kept
     return h, c, n, m, cs, ns, ms
 
 
 @_backward.register_fake
 def _(dh, dc, dn, q, k, v, i, f, c, n, m, reset, h, cs, ns, ms, size, exponential, normalize, eps):
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v, i, f, c, n))
+    return _gradient_tensors(q, k, v, i, f, c, n)
 
 
 def _save(ctx, inputs, output):
     q, k, v, i, f, c, n, m, reset, *ctx.options, _ = inputs
     h, _, _, _, *kept = output
-    expect(ctx, *output[:3])
+    expect(ctx, *output[:1])
     ctx.save_for_backward(q, k, v, i, f, c, n, m, reset, h, *kept)
 
 
 def _gradients(ctx, *gradients):
-    given = received(ctx, *gradients)
-    found = torch.ops.exgate.mlstm_cpu_backward(*given, *ctx.saved_tensors, *ctx.options)
-    return *found, None, None, None, None, None, None, None
+    (dh,), (dc, dn) = received(ctx, gradients[0]), gradients[1:3]
+    v = ctx.saved_tensors[2]
+    if dc is None and dn is not None:
+        dc = dn.new_zeros(*dn.shape, v.shape[-1])
+    if dn is None and dc is not None:
+        dn = dc.new_zeros(dc.shape[:3])
+    found = torch.ops.exgate.mlstm_cpu_backward(dh, dc, dn, *ctx.saved_tensors, *ctx.options)
+    return *found, *(None,) * (14 - len(found))
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

@@ -35,13 +35,13 @@ def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, rese
         return reference.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
     if q.dtype == torch.float16:  # a memory in float16 overflows: only the inputs are
         q, k, v = q.float(), k.float(), v.float()
-    kind = state.c.dtype
+    c, n, m = reference.start(state, q, v)
+    kind = c.dtype
     size = min(q.shape[1], chunk_size) if chunk_size else _chunk_size(q.shape[1], q.shape[-1], v.shape[-1])
     op = _chunkwise if torch.compiler.is_exporting() else torch.ops.exgate.mlstm_eager
-    c, n, m = state
     options = (size, input_gate == "exp", normalize, eps, torch.is_grad_enabled())
     h, c, n, m, *_ = op(q, k, v, i.to(kind), f.to(kind), c, n, m, reset, *options)
-    return h, type(state)(c, n, m.detach())
+    return h, (c, n, m.detach())
 
 
 def _chunk_size(steps: int, key: int, value: int) -> int:

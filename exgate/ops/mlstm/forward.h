@@ -25,8 +25,8 @@ void forward(const Call& call, int64_t item) {
     float *q_pairs = space.take(rows), *k_pairs = space.take(rows), *v_pairs = space.take(rows);
     float *c_pairs = space.take(kp * v_next), *score_pairs = space.take(size * s_next);
 
-    state.read(call.c + item * K * V, call.n + item * K, K, V);
-    state.m = call.m[item];
+    state.read(call.c ? call.c + item * K * V : nullptr, call.n + item * K, K, V);
+    state.m = call.c ? call.m[item] : 0;
     Ahead ahead(call, b, h);
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
         int64_t t = chunk * call.L, count = call.T - t < call.L ? call.T - t : call.L, height = up(count, 16);
@@ -46,16 +46,18 @@ void forward(const Call& call, int64_t item) {
         transpose(kt, s_next, ka, k_next, height, words<pairs>(kp));
         product<pairs>(scores, s_next, qa, k_next, kt, s_next, words<pairs>(K), height, height, true, ahead);
         weigh(scores, nullptr, s_next, gates, count, height, nq);
-        normalizer(call, gates, q, k_next, state.n, count, height, nq, scales);
+        normalizer(call, gates, q, k_next, state.empty ? nullptr : state.n, count, height, nq, scales);
         const float* pa = along<pairs>(score_pairs, scores, s_next, height, height);
         const float* va = across<pairs>(v_pairs, v, v_next, height, vp);
-        const float* ca = across<pairs>(c_pairs, state.c, v_next, kp, vp);
+        const float* ca = state.empty ? nullptr : across<pairs>(c_pairs, state.c, v_next, kp, vp);
         for (int64_t x = 0; x < vp; x += N * W)
             for (int64_t y = 0; y < count; y += R) {
                 ahead.fetch(K);
                 vf sum[R][N] = {};
-                multiply<pairs>(sum, qa + y * k_next, k_next, 1, ca + x, v_next, words<pairs>(K));
-                scale(sum, gates.g + y);
+                if (ca) {
+                    multiply<pairs>(sum, qa + y * k_next, k_next, 1, ca + x, v_next, words<pairs>(K));
+                    scale(sum, gates.g + y);
+                }
                 multiply<pairs>(sum, pa + y * s_next, s_next, 1, va + x, v_next, words<pairs>(y + R));
                 scale(sum, scales + y);
                 put(sum, call, call.out, b, t + y, h, x, count - y, V);
@@ -65,6 +67,7 @@ void forward(const Call& call, int64_t item) {
         advance<false, pairs>(state.c, state.c, gates.through, kw, k_next, va, v_next, count, K, V, nullptr, ahead);
         for (int64_t s = 0; s < count; s++) nq[s] = 1;
         advance_n(state.n, state.n, gates.through, k, k_next, nq, count, kp);
+        state.empty = false;
     }
     state.write(call.c_last + item * K * V, call.n_last + item * K, K, V);
     call.m_last[item] = state.m;

@@ -14,13 +14,13 @@ struct Strided {  // (B, T, H, size): a number's place, in numbers
 
 struct Call {
     Strided q, k, v, i, f, h, dh;  // h and dh: backward only
-    const float *c, *n, *m;        // the state before, (B, H, K, V), (B, H, K), (B, H)
+    const float *c, *n, *m;        // the state before, (B, H, K, V), (B, H, K), (B, H); null: empty
     const uint8_t* reset;          // (B, T) or null
     // forward writes; all contiguous
     void* out;                     // (B, T, H, V)
     float *c_last, *n_last, *m_last;
     float *cs, *ns, *ms;           // the states before segments 1, 2, ...: (B, H, segments - 1, ...), or null
-    // backward reads the gradients of the last state, and writes
+    // backward reads the gradients of the last state, null if nobody used it, and writes; dc and dn null with c
     const float *dc_last, *dn_last;
     void *dq, *dk, *dv;
     float *di, *df, *dc, *dn;

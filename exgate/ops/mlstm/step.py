@@ -8,8 +8,9 @@ from exgate.ops.mlstm import reference
 
 
 def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, reset: Tensor | None, chunk_size):
-    if native.saves(q, k, v, i, f, *state):
+    if native.saves(q, k, v, i, f, *(state or ())):
         return reference.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
+    state = reference.start(state, q, v)
     if reset is not None:
         state = (s.masked_fill(reset.view(-1, *[1] * (s.dim() - 1)), 0.0) for s in state)
     step = (x[:, 0].float() for x in (q, k, v, i, f))

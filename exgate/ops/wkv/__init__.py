@@ -5,9 +5,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, state_type
-from exgate.ops.wkv import eager, reference
+from exgate.ops.wkv import cpu, eager, reference
 
-BACKENDS = {"eager": eager, "reference": reference}
+BACKENDS = {"cpu": cpu, "eager": eager, "reference": reference}
 
 
 class WKVState(NamedTuple):
@@ -43,7 +43,7 @@ def wkv(
         u: (D,), added to the key of the current step alone (logits).
         state: where to continue from; None starts empty. Never modified. Derivatives treat m as a constant.
         reset: (B, T), True where a new document begins: the state is emptied before that step.
-        backend: 'eager' or 'reference'; None takes the first that can.
+        backend: 'cpu', 'eager' or 'reference'; None takes the first that can.
     Returns:
         y: (B, T, D) in v's type, and the state after the last step.
     Raises:

@@ -15,7 +15,7 @@ the recurrences a <- r a + (1 - p) dy and b <- r b - (1 - p) dy y, and
     dv = p dy + g a      dk = g (a v + b) + p dy (v - y)      du = sum p dy (v - y)      dw = - sum r (h a + b)
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ def refuses(*args) -> str | None:
     return None
 
 
-def run(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state, reset: Tensor | None):
+def run(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state, reset: Tensor | None, *, op=None):
+    """`op`: the custom op that does the work, in place of this file's."""
+    op = op or torch.ops.exgate.wkv_eager
     if k.shape[1] == 1:  # a step needs no loop: plain operations, which export
         return reference.run(k, v, w, u, state, reset)
     kind, state_kind = v.dtype, state_type(k, v)
@@ -41,7 +43,7 @@ def run(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state, reset: Tensor | None)
     m, empty = m.detach(), n <= 0
     n = n.masked_fill(empty, 1.0)
     h, l = c / n, (m + n.log()).masked_fill(empty, NEVER)
-    y, h, l, m, *_ = torch.ops.exgate.wkv_eager(*inputs, h, l, m, reset, CHUNK, torch.is_grad_enabled())
+    y, h, l, m, *_ = op(*inputs, h, l, m, reset, CHUNK, torch.is_grad_enabled())
     n = (l - m).exp()
     return y.to(kind), type(state)(h * n, n, m)
 
@@ -152,28 +154,36 @@ def _backward(
     return dk, dv, dw, du, a_last.clone(), b_last + a_last * hs[:, 0]
 
 
-@_forward.register_fake
-def _(k, v, w, u, h, l, m, reset, chunk, saves):
+def outputs(k, v, w, u, h, l, m, reset, chunk, saves) -> tuple[Tensor, ...]:
+    """Room for what forward returns."""
     batch, steps, dim = k.shape
     kept = (batch, (steps - 1) // chunk + 1, dim) if saves else (0,)
     return k.new_empty(k.shape), *(k.new_empty(batch, dim) for _ in range(3)), k.new_empty(kept), k.new_empty(kept)
 
 
-@_backward.register_fake
-def _(dy, dh, dl, k, v, w, u, last, hs, ls, reset, chunk):
+def gradients(dy, dh, dl, k, v, w, u, last, hs, ls, reset, chunk) -> tuple[Tensor, ...]:
+    """Room for what backward returns."""
     return tuple(x.new_empty(x.shape) for x in (k, v, w, u, dh, dl))
 
 
-def _save(ctx, inputs, output):
+def save(ctx, inputs, output) -> None:
+    """Keeps what backward reads."""
     k, v, w, u, _, _, _, reset, chunk, _ = inputs
     expect(ctx, *output[:3])
     ctx.chunk = chunk
     ctx.save_for_backward(k, v, w, u, output[1], *output[4:], reset)
 
 
-def _gradients(ctx, *gradients):
-    found = torch.ops.exgate.wkv_eager_backward(*received(ctx, *gradients), *ctx.saved_tensors, ctx.chunk)
-    return *found, None, None, None, None
+def backward_by(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
+    """Backward for autograd, by the custom op of this name."""
+
+    def backward(ctx, *given):
+        found = getattr(torch.ops.exgate, name)(*received(ctx, *given), *ctx.saved_tensors, ctx.chunk)
+        return *found, None, None, None, None
+
+    return backward
 
 
-_forward.register_autograd(_gradients, setup_context=_save)
+_forward.register_fake(outputs)
+_backward.register_fake(gradients)
+_forward.register_autograd(backward_by("wkv_eager_backward"), setup_context=save)
