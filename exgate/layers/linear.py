@@ -83,8 +83,6 @@ class HeadwiseLinear(nn.Module):
         super().__init__()
         self.dim, self.blocks = dim, blocks
         self.size = per_head("HeadwiseLinear", "dim", dim, blocks, "blocks")
-        # Blocks of 4 are too small for a matrix product: four in a diagonal of zeros, as one of 16, take half the time.
-        self.together = next(n for n in (4, 2, 1) if (self.size * n <= 16 and blocks % n == 0) or n == 1)
         self.weight = nn.Parameter(torch.empty(blocks, self.size, self.size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(dim, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
@@ -96,12 +94,7 @@ class HeadwiseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        weight = self.weight
-        if self.together > 1:
-            each = torch.eye(self.together, device=weight.device, dtype=weight.dtype)
-            weight = torch.einsum("mcoi,cd->mcodi", weight.unflatten(0, (-1, self.together)), each)
-            weight = weight.flatten(3, 4).flatten(1, 2)
-        y = torch.einsum("...ni,noi->...no", x.unflatten(-1, weight.shape[::2]), weight).flatten(-2)
+        y = ops.headwise(x, self.weight)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:

@@ -154,11 +154,12 @@ def _backward(
     return dk, dv, dw, du, a_last.clone(), b_last + a_last * hs[:, 0]
 
 
-def outputs(k, v, w, u, h, l, m, reset, chunk, saves) -> tuple[Tensor, ...]:
+def outputs(k, v, w, u, h, l, m, reset, chunk, saves) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Room for what forward returns."""
     batch, steps, dim = k.shape
     kept = (batch, (steps - 1) // chunk + 1, dim) if saves else (0,)
-    return k.new_empty(k.shape), *(k.new_empty(batch, dim) for _ in range(3)), k.new_empty(kept), k.new_empty(kept)
+    h, l, m = (k.new_empty(batch, dim) for _ in range(3))
+    return k.new_empty(k.shape), h, l, m, k.new_empty(kept), k.new_empty(kept)
 
 
 def gradients(dy, dh, dl, k, v, w, u, last, hs, ls, reset, chunk) -> tuple[Tensor, ...]:
