@@ -170,11 +170,15 @@ def _room() -> int:
     return max(1, free // PROCESS)
 
 
-def _caption(suite: Suite) -> str:
+def _measured(suite: Suite) -> str:
     words = {"scaled": "accuracy, chance is 0", "correct": "share of rows without an error", "last": "error at the end",
              "bits": "bits per byte"}  # fmt: skip
+    return words.get(suite.measure, suite.measure)
+
+
+def _caption(suite: Suite) -> str:
     seeds = f"± over {suite.budget.seeds} seeds; " if suite.budget.seeds > 1 else ""
-    return f"{words.get(suite.measure, suite.measure)}; {seeds}(learning rate)"
+    return f"{_measured(suite)}; {seeds}(learning rate)"
 
 
 def _rows(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], costs: dict[str, Any]) -> list[list[str]]:
@@ -249,10 +253,12 @@ def _picture(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], path: Pa
                 panels[problem][model] = (longest, [bucket[suite.measure]["mean"] for bucket in scored])
     if suite.picture == "steps":
         error = "nats" if suite.costs else "mean squared error"
-        return picture.curves(panels, path, x=suite.axis, y=error)
+        learnt = max(problem.train[1] for problem in suite.problems)
+        beyond = any(problem.buckets[-1][1] > learnt for problem in suite.problems)
+        return picture.curves(panels, path, x=suite.axis, y=error, mark=learnt if beyond else None)
     if suite.picture == "groups":
         return picture.curves(panels, path, x=suite.axis, y="perplexity", log=True, ticks=suite.groups)
-    return picture.curves(panels, path, x=suite.axis, y=suite.measure, top=1.05)
+    return picture.curves(panels, path, x=suite.axis, y=_measured(suite), top=1.05)
 
 
 def _gradient(arguments: Arguments, folder: Path, console: Console) -> int:

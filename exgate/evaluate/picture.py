@@ -45,11 +45,12 @@ def curves(
     log: bool = False,
     top: float | None = None,
     ticks: Sequence[str] = (),
+    mark: float | None = None,
 ) -> Path:
     """One panel per entry, one line per name in it: (places, values), None being a gap. A name keeps its colour.
 
     Where all lines of a panel have one place, there are bars.
-    `ticks` are words for the places 0, 1, 2, ...
+    `ticks` are words for the places 0, 1, 2, ...; `mark` is a place with a dotted line: how far training went.
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     across = min(3, len(panels))
@@ -64,6 +65,8 @@ def curves(
             _lines(axes, lines, colours)
             axes.set_xlabel(x)
             axes.set_ylabel(y)
+            if mark is not None:
+                axes.axvline(mark, color="0.5", linestyle=":", linewidth=1)
             if ticks:
                 axes.set_xticks(range(len(ticks)), ticks, rotation=20, fontsize=8)
             if log:

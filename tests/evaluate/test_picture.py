@@ -46,6 +46,12 @@ def test_many_names_have_their_legend_outside(drawn):
         assert (legend.x0 >= axes.get_window_extent().x1) == outside
 
 
+def test_how_far_training_went_is_marked(drawn):
+    (axes,) = drawn({"p": {"a": ([1, 2], [0.0, 1.0])}}, mark=1.5)
+    line, mark = axes.lines
+    assert (line.get_label(), list(mark.get_xdata())) == ("a", [1.5, 1.5])
+
+
 def test_a_panel_without_a_line(drawn):
     (axes,) = drawn({"p": {}})
     assert not axes.lines
