@@ -16,8 +16,7 @@ def _arguments(name: str, saves: bool, chunk_size: int = 4, backend: str = "eage
     leaves = [x.clone().requires_grad_() for x in (*case.sequences, *case.weights)]
     state = [x.clone().requires_grad_() for x in case.state]
     if name.startswith("mlstm"):
-        op = getattr(torch.ops.exgate, f"mlstm_{backend}")
-        return op, (*leaves, *state, case.reset, chunk_size, True, True, 0.0, saves)
+        return torch.ops.exgate.mlstm_eager, (*leaves, *state, case.reset, chunk_size, True, True, 0.0, saves)
     if name.startswith("ssm"):
         u, delta, b, c, a, skip = leaves
         op = getattr(torch.ops.exgate, f"ssm_{backend}")
@@ -47,19 +46,12 @@ def test_opcheck(name, chunk_size):
     torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "wkv", "conv", "ssm"])
+@pytest.mark.parametrize("name", ["slstm-sigmoid", "lstm-peepholes", "wkv", "conv", "ssm"])
 def test_opcheck_of_the_kernels(name):
     if native.absent():
         pytest.skip(native.absent())
     op, arguments = _arguments(name, saves=True, backend="cpu")
     torch.library.opcheck(op, arguments)
-
-
-def test_opcheck_of_the_mlstm_kernel_without_a_state():
-    if native.absent():
-        pytest.skip(native.absent())
-    op, arguments = _arguments("mlstm-exp", saves=True, backend="cpu")
-    torch.library.opcheck(op, (*arguments[:5], None, None, None, *arguments[8:]))
 
 
 @pytest.mark.parametrize("name", ["mlstm-exp", "slstm-sigmoid", "lstm-peepholes", "rnn", "wkv", "ssm"])

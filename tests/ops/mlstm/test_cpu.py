@@ -35,6 +35,27 @@ def test_opcheck_with_states_between_segments():
     torch.library.opcheck(torch.ops.exgate.mlstm_cpu, _arguments(True, 290, chunk_size=32))
 
 
+def test_opcheck_without_a_state():
+    arguments = _arguments(True)
+    torch.library.opcheck(torch.ops.exgate.mlstm_cpu, (*arguments[:5], None, None, None, *arguments[8:]))
+
+
+@pytest.mark.parametrize("steps", [20, 33, 70, 300])  # one chunk, two, several, several segments
+@pytest.mark.parametrize("used", ["h", "c", "n"])
+def test_gradients_where_no_state_comes_in(steps, used):
+    case = _case(sizes=(2, 40, 33), time=steps, state=False, reset=steps == 70)
+
+    def gradients(backend: str, kind: torch.dtype) -> list[torch.Tensor]:
+        leaves = [x.to(kind).requires_grad_() for x in case.sequences]
+        h, last = mlstm(*leaves, reset=case.reset, backend=backend)
+        loss = h.square().sum()
+        if used != "h":
+            loss = loss + getattr(last, used).sin().sum()
+        return [h, *last, *torch.autograd.grad(loss, leaves)]
+
+    assert error(gradients("cpu", torch.float32), gradients("reference", torch.float64)) < 2e-5
+
+
 def test_without_gradients_nothing_is_kept_for_backward():
     *_, cs, ns, ms = torch.ops.exgate.mlstm_cpu(*_arguments(False, 400))
     assert cs.numel() == ns.numel() == ms.numel() == 0
