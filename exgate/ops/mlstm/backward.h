@@ -143,8 +143,8 @@ void Backward<pairs>::chunk(int64_t t, int64_t count, const State& before, const
     advance_n(dn, dn, gates.through, q, k_next, dnq, count, kp);
     scale_rows(dnum, v_next, gates.g, count, vp);
     dnum_across = across<pairs>(dnx, dnum, v_next, height, vp);
-    boundary = advance<true, pairs>(dc, dc, gates.through, q_across, k_next, dnum_across, v_next, count, K, V, before.c,
-                                    ahead);
+    boundary = advance<true, pairs>(dc, unused ? nullptr : dc, gates.through, q_across, k_next, dnum_across, v_next,
+                                    count, K, V, before.c, ahead);
     boundary += dot(before.n, dn, kp);
     unused = false;
 }
@@ -189,8 +189,8 @@ void Backward<pairs>::segment(int64_t first, int64_t chunks) {
         if (j >= chunks - 2) read_ahead(false);
         const float* kw = across<pairs>(kx, k, k_next, height, kp);
         const float* v_across = across<pairs>(vx, v, v_next, height, vp);
-        advance<false, pairs>(after.c, before.c, gates[j].through, kw, k_next, v_across, v_next, count, call.K, call.V,
-                              nullptr, ahead);
+        advance<false, pairs>(after.c, before.known(), gates[j].through, kw, k_next, v_across, v_next, count, call.K,
+                              call.V, nullptr, ahead);
         advance_n(after.n, before.n, gates[j].through, k, k_next, ones, count, kp);
         if (last) {
             boundary = dot(after.n, dn, kp);

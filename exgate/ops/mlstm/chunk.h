@@ -155,7 +155,9 @@ inline void normalizer(const Call& call, const Gates& gates, const float* q, int
 struct State {  // padded: c (K, V) with rows `apart(V)` apart, n (K)
     float *c, *n;
     float m;
-    bool empty = false;  // all zeros, which need not be multiplied
+    bool empty = false;  // all zeros: c is never read
+
+    const float* known() const { return empty ? nullptr : c; }
 
     static size_t numbers(int64_t K, int64_t V) { return up(K, PAD) * apart(V) + up(K, PAD); }
     void take(Workspace& space, int64_t K, int64_t V) {
@@ -165,7 +167,6 @@ struct State {  // padded: c (K, V) with rows `apart(V)` apart, n (K)
     void read(const float* from_c, const float* from_n, int64_t K, int64_t V) {
         empty = from_c == nullptr;
         if (empty) {
-            memset(c, 0, sizeof(float) * up(K, PAD) * apart(V));
             memset(n, 0, sizeof(float) * up(K, PAD));
             return;
         }
@@ -179,7 +180,7 @@ struct State {  // padded: c (K, V) with rows `apart(V)` apart, n (K)
     }
 };
 
-// to = through from + a^T b with a (count, K) and b (count, V); if `inner`, the sum of to . with
+// to = through from + a^T b with a (count, K) and b (count, V), from null being zeros; if `inner`, the sum of to . with
 template <bool inner, bool pairs>
 float advance(float* to, const float* from, float through, const float* a, int64_t a_next, const float* b,
               int64_t b_next, int64_t count, int64_t K, int64_t V, const float* with, Ahead& ahead) {
@@ -188,12 +189,14 @@ float advance(float* to, const float* from, float through, const float* a, int64
     for (int64_t y = 0; y < up(K, PAD); y += R)
         for (int64_t x = 0; x < up(V, PAD); x += N * W) {
             ahead.fetch(count);
-            vf sum[R][N];
-            read(sum, from + y * next + x, next);
+            vf sum[R][N] = {};
+            if (from) {
+                read(sum, from + y * next + x, next);
 #pragma GCC unroll 8
-            for (int r = 0; r < R; r++)
+                for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-                for (int n = 0; n < N; n++) sum[r][n] *= through;
+                    for (int n = 0; n < N; n++) sum[r][n] *= through;
+            }
             multiply<pairs>(sum, a + y, 1, a_next, b + x, b_next, words<pairs>(count));
             write(sum, to + y * next + x, next);
             if (inner) {

@@ -64,7 +64,8 @@ void forward(const Call& call, int64_t item) {
             }
         scale_rows(k, k_next, gates.w, count, kp);
         const float* kw = across<pairs>(k_pairs, k, k_next, height, kp);
-        advance<false, pairs>(state.c, state.c, gates.through, kw, k_next, va, v_next, count, K, V, nullptr, ahead);
+        advance<false, pairs>(state.c, state.known(), gates.through, kw, k_next, va, v_next, count, K, V, nullptr,
+                              ahead);
         for (int64_t s = 0; s < count; s++) nq[s] = 1;
         advance_n(state.n, state.n, gates.through, k, k_next, nq, count, kp);
         state.empty = false;
