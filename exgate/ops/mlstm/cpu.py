@@ -171,12 +171,12 @@ def _save(ctx, inputs, output):
 
 def _gradients(ctx, *gradients):
     (dh,), (dc, dn) = received(ctx, gradients[0]), gradients[1:3]
-    v = ctx.saved_tensors[2]
+    saved = ctx.saved_tensors  # once: recomputation unpacks them anew each time
     if dc is None and dn is not None:
-        dc = dn.new_zeros(*dn.shape, v.shape[-1])
+        dc = dn.new_zeros(*dn.shape, saved[2].shape[-1])
     if dn is None and dc is not None:
         dn = dc.new_zeros(dc.shape[:3])
-    found = torch.ops.exgate.mlstm_cpu_backward(dh, dc, dn, *ctx.saved_tensors, *ctx.options)
+    found = torch.ops.exgate.mlstm_cpu_backward(dh, dc, dn, *saved, *ctx.options)
     return *found, *(None,) * (14 - len(found))
 
 
