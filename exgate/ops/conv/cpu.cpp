@@ -3,10 +3,7 @@
 // A step sees `kernel` inputs back to its document's first one; those before the first step are in `window`. What lies
 // in another document is not read.
 
-#include <vector>
-
-#include "../pool.h"
-#include "../vector.h"
+#include "../channels.h"
 
 using namespace exgate;
 
@@ -25,16 +22,6 @@ struct Inputs {
     }
     EXGATE_INLINE bool begins(int64_t row, int64_t t) const { return t >= 0 && reset && reset[row * T + t]; }
 };
-
-// f(row, first channel, channels) in threads
-template <class F>
-void strips(int64_t B, int64_t D, int64_t threads, F&& f) {
-    const int64_t count = (D + STRIP - 1) / STRIP;
-    parallel(B * count, threads, [&](int64_t item) {
-        const int64_t d = item % count * STRIP;
-        f(item / count, d, D - d < STRIP ? D - d : STRIP);
-    });
-}
 
 template <int N>
 struct Count {
@@ -59,7 +46,7 @@ EXGATE_API void exgate_conv_forward(const float* x, const float* taps, const flo
                                     const uint8_t* reset, float* y, int64_t B, int64_t T, int64_t D, int64_t J,
                                     int64_t threads) {
     const Inputs in{x, window, reset, T, D, J};
-    strips(B, D, threads, [&](int64_t row, int64_t first, int64_t width) {
+    strips(B, D, STRIP, threads, [&](int64_t row, int64_t first, int64_t width) {
         std::vector<const float*> from(J);
         int64_t document = 1 - J;
         for (int64_t t = 0; t < T; t++) {
@@ -82,7 +69,7 @@ EXGATE_API void exgate_conv_backward(const float* dy, const float* x, const floa
                                      const uint8_t* reset, float* dx, float* dwindow, float* dtaps, float* dbias,
                                      int64_t B, int64_t T, int64_t D, int64_t J, int64_t threads) {
     const Inputs in{x, window, reset, T, D, J};
-    strips(B, D, threads, [&](int64_t row, int64_t first, int64_t width) {
+    strips(B, D, STRIP, threads, [&](int64_t row, int64_t first, int64_t width) {
         const int64_t bytes = (int64_t)sizeof(float) * width;
         float* db = dbias + row * D + first;
         for (int64_t j = 0; j < J; j++) memset(dtaps + (row * J + j) * D + first, 0, bytes);

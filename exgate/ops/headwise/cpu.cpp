@@ -10,8 +10,6 @@ using namespace exgate;
 
 namespace {
 
-constexpr int64_t ROWS = 256;  // of a unit of work
-
 template <int S, int K, size_t... I>
 EXGATE_INLINE vf turn(vf x, std::index_sequence<I...>) {
     return __builtin_shufflevector(x, x, (I / S * S + (I + K) % S)...);
@@ -46,30 +44,31 @@ void gradient(const float* dy, const float* x, float* dweights, int64_t D) {
     }
 }
 
-// f(part, row) for all rows, in parts of ROWS
+// f(part, row) for all rows, in parts of `size`
 template <class F>
-void all_rows(int64_t rows, int64_t threads, F&& f) {
-    parallel((rows + ROWS - 1) / ROWS, threads, [&](int64_t part) {
-        const int64_t stop = (part + 1) * ROWS < rows ? (part + 1) * ROWS : rows;
-        for (int64_t row = part * ROWS; row < stop; row++) f(part, row);
+void parts(int64_t rows, int64_t size, int64_t threads, F&& f) {
+    parallel((rows + size - 1) / size, threads, [&](int64_t part) {
+        const int64_t stop = (part + 1) * size < rows ? (part + 1) * size : rows;
+        for (int64_t row = part * size; row < stop; row++) f(part, row);
     });
 }
 
 }  // namespace
 
-// x (rows, D) with rows `next` apart, weights (S, D), y (rows, D); S is 2 or 4
+// x (rows, D) with rows `next` apart, weights (S, D), y (rows, D); S is 2 or 4; `size` rows are a unit of work
 EXGATE_API void exgate_headwise_forward(const float* x, const float* weights, float* y, int64_t rows, int64_t D, int64_t S,
-                                        int64_t next, int64_t threads) {
-    all_rows(rows, threads, [&](int64_t, int64_t row) {
+                                        int64_t next, int64_t size, int64_t threads) {
+    parts(rows, size, threads, [&](int64_t, int64_t row) {
         (S == 2 ? product<2> : product<4>)(x + row * next, weights, y + row * D, D);
     });
 }
 
-// transposed (S, D): the weights of the transposed blocks; dx (rows, D), dweights (parts, S, D), zero before
+// transposed (S, D): the weights of the transposed blocks; dx (rows, D), dweights (parts, S, D), zero before: one sum for each
+// part of `size` rows
 EXGATE_API void exgate_headwise_backward(const float* dy, const float* x, const float* transposed, float* dx,
                                          float* dweights, int64_t rows, int64_t D, int64_t S, int64_t next,
-                                         int64_t threads) {
-    all_rows(rows, threads, [&](int64_t part, int64_t row) {
+                                         int64_t size, int64_t threads) {
+    parts(rows, size, threads, [&](int64_t part, int64_t row) {
         const float* out = dy + row * D;
         (S == 2 ? product<2> : product<4>)(out, transposed, dx + row * D, D);
         (S == 2 ? gradient<2> : gradient<4>)(out, x + row * next, dweights + part * S * D, D);

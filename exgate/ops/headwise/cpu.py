@@ -6,7 +6,7 @@ from torch import Tensor
 from exgate.ops import native
 
 SIZES = (2, 4)  # of blocks
-ROWS = 256  # whose gradients of the weights are one sum, as in cpu.cpp
+ROWS = 256  # of a unit of work, whose gradients of the weights are one sum
 
 
 def refuses(x: Tensor, weight: Tensor) -> str | None:
@@ -23,10 +23,15 @@ def run(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.exgate.headwise_cpu(x, weight)
 
 
+def _places(size: int) -> tuple[Tensor, Tensor]:
+    """Where number k of output o is in a block, (S, S): the weight of input (o + k) % S."""
+    outs = torch.arange(size)
+    return outs.expand(size, size), (outs + outs[:, None]) % size
+
+
 def _turns(weight: Tensor) -> Tensor:
-    """(N, S, S) -> (S, N S): number k of output o is its weight of input (o + k) % S."""
-    outs = torch.arange(weight.shape[-1])
-    return weight[:, outs, (outs + outs[:, None]) % len(outs)].transpose(0, 1).flatten(1)
+    """(N, S, S) -> (S, N S), as cpu.cpp reads them: for each k, the weights of all outputs."""
+    return weight[:, *_places(weight.shape[-1])].transpose(0, 1).flatten(1)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -38,7 +43,7 @@ def _rows(x: Tensor) -> Tensor:
 @torch.library.custom_op("exgate::headwise_cpu", mutates_args=(), device_types="cpu")
 def _forward(x: Tensor, weight: Tensor) -> Tensor:
     y, rows = x.new_empty(x.shape), _rows(x)
-    sizes = (*rows.shape, weight.shape[-1], rows.stride(0), native.threads())
+    sizes = (*rows.shape, weight.shape[-1], rows.stride(0), ROWS, native.threads())
     native.call("exgate_headwise_forward", rows, _turns(weight), y, *sizes)
     return y
 
@@ -48,11 +53,10 @@ def _backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     dy, rows, dx = dy.contiguous(), _rows(x), x.new_empty(x.shape)
     blocks, size, _ = weight.shape
     dturns = x.new_zeros(-(-len(rows) // ROWS), size, blocks * size)
-    sizes = (*rows.shape, size, rows.stride(0), native.threads())
+    sizes = (*rows.shape, size, rows.stride(0), ROWS, native.threads())
     native.call("exgate_headwise_backward", dy, rows, _turns(weight.transpose(1, 2)), dx, dturns, *sizes)
-    outs = torch.arange(size)
     dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    dweight[:, outs, (outs + outs[:, None]) % size] = dturns.sum(0).unflatten(1, (blocks, size)).transpose(0, 1)
+    dweight[:, *_places(size)] = dturns.sum(0).unflatten(1, (blocks, size)).transpose(0, 1)
     return dx, dweight
 
 

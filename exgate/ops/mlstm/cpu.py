@@ -177,7 +177,7 @@ def _gradients(ctx, *gradients):
     if dn is None and dc is not None:
         dn = dc.new_zeros(dc.shape[:3])
     found = torch.ops.exgate.mlstm_cpu_backward(dh, dc, dn, *saved, *ctx.options)
-    return *found, *(None,) * (14 - len(found))
+    return *found, *(None,) * (len(ctx.needs_input_grad) - len(found))
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

@@ -4,20 +4,11 @@
 // states of a segment again, from the one that forward kept before it, and walks the segment back; a channel's N states
 // stay in cache. The gradients of B and C, sums over D, are gathered as vectors over the tiles of W channels first.
 
-#include <vector>
-
-#include "../pool.h"
-#include "../vector.h"
+#include "../channels.h"
 
 using namespace exgate;
 
 namespace {
-
-float* scratch(int64_t numbers) {
-    static thread_local std::vector<float> space;
-    if ((int64_t)space.size() < numbers) space.resize(numbers);
-    return space.data();
-}
 
 // N rows of W channels, between an array of rows D apart and a tile.
 EXGATE_INLINE void bring(float* tile, const float* from, int64_t N, int64_t D, int64_t left) {
@@ -35,9 +26,8 @@ EXGATE_API void exgate_ssm_forward(const float* u, const float* delta, const flo
                                    const float* skip, const float* start, const uint8_t* reset, float* y, float* last,
                                    float* kept, int64_t B, int64_t T, int64_t D, int64_t N, int64_t segment,
                                    int64_t threads) {
-    const int64_t tiles = (D + W - 1) / W, segments = (T + segment - 1) / segment;
-    parallel(B * tiles, threads, [&](int64_t item) {
-        const int64_t row = item / tiles, d = item % tiles * W, left = D - d;
+    const int64_t segments = (T + segment - 1) / segment;
+    strips(B, D, W, threads, [&](int64_t row, int64_t d, int64_t left) {
         float *h = scratch(2 * N * W), *rate = h + N * W;
         bring(h, start + row * N * D + d, N, D, left);
         bring(rate, a + d, N, D, left);

@@ -2,10 +2,7 @@
 //
 // Backward computes h and l of a segment again, from those that forward kept before it, and walks the segment back.
 
-#include <vector>
-
-#include "../pool.h"
-#include "../vector.h"
+#include "../channels.h"
 
 using namespace exgate;
 
@@ -26,16 +23,6 @@ struct State {
     }
 };
 
-// f(row, first channel, how many are left) in threads
-template <class F>
-void tiles(int64_t B, int64_t D, int64_t threads, F&& f) {
-    const int64_t count = (D + W - 1) / W;
-    parallel(B * count, threads, [&](int64_t item) {
-        const int64_t d = item % count * W;
-        f(item / count, d, D - d);
-    });
-}
-
 }  // namespace
 
 // k, v, y (B, T, D), w, u (D), h, l, m and those after the last step (B, D), reset (B, T) or null,
@@ -45,7 +32,7 @@ EXGATE_API void exgate_wkv_forward(const float* k, const float* v, const float* 
                                    float* l_last, float* m_last, float* hs, float* ls, int64_t B, int64_t T, int64_t D,
                                    int64_t segment, int64_t threads) {
     const int64_t segments = (T + segment - 1) / segment;
-    tiles(B, D, threads, [&](int64_t row, int64_t d, int64_t left) {
+    strips(B, D, W, threads, [&](int64_t row, int64_t d, int64_t left) {
         const int64_t place = row * D + d;
         const vf decay = load(w + d, left), bonus = load(u + d, left);
         State state{load(h + place, left), load(l + place, left)};
@@ -73,10 +60,8 @@ EXGATE_API void exgate_wkv_backward(const float* dy, const float* dh, const floa
                                     const uint8_t* reset, float* dk, float* dv, float* dw, float* du, float* dh_first,
                                     float* dl_first, int64_t B, int64_t T, int64_t D, int64_t segment, int64_t threads) {
     const int64_t segments = (T + segment - 1) / segment;
-    tiles(B, D, threads, [&](int64_t row, int64_t d, int64_t left) {
-        static thread_local std::vector<float> space;
-        if ((int64_t)space.size() < 3 * segment * W) space.resize(3 * segment * W);
-        float *h_of = space.data(), *p_of = h_of + segment * W, *g_of = p_of + segment * W;
+    strips(B, D, W, threads, [&](int64_t row, int64_t d, int64_t left) {
+        float *h_of = scratch(3 * segment * W), *p_of = h_of + segment * W, *g_of = p_of + segment * W;
         const int64_t place = row * D + d;
         const vf decay = load(w + d, left), bonus = load(u + d, left);
         vf a = load(dh + place, left), b = load(dl + place, left) - a * load(last + place, left), to_w = {}, to_u = {};
