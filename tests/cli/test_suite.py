@@ -137,6 +137,21 @@ def test_the_settings_of_the_arena():
     assert alone == made.problems[:1], "ListOps is the same run whatever else there is"
 
 
+@pytest.mark.parametrize(
+    ("name", "label", "mark"),
+    [
+        ("language", "nats", 16),
+        ("nearest", "mean squared error", None),
+        ("adding", "share of rows without an error", None),
+    ],
+)
+def test_pictures_say_what_is_measured_and_how_far_training_went(name, label, mark, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("exgate.evaluate.picture.curves", lambda *_, **options: drawn.append(options) or tmp_path)
+    assert evaluate(name, "--preset", "smoke", "--models", "lstm", "--out", tmp_path) == 0
+    assert [(options["y"], options.get("mark")) for options in drawn] == [(label, mark)]
+
+
 def test_costs_are_columns(tmp_path):
     assert evaluate("language", "--preset", "smoke", "--models", "lstm,llama", "--out", tmp_path) == 0
     header, _, lstm, llama = (tmp_path / "table.md").read_text().splitlines()[:4]
