@@ -27,6 +27,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from exgate import figure
 from exgate.cli import recipe as recipes
 from exgate.cli import train
 from exgate.cli.model import open_model
@@ -171,7 +172,7 @@ def _table(trained: list[Trained], bits: dict[str, float]) -> Table:
 
 
 def _picture(trained: list[Trained], folder: Path) -> str:
-    if not plot.available():
+    if not figure.available():
         return "No picture: it needs the package 'matplotlib' (pip install 'exgate[plot]').\n"
     file = folder / "demo.png"
     plot.draw({row.name: log.rows(row.folder) for row in trained}, file, title="The Python manual, byte by byte")

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 from tyro.conf import Positional, arg
 
+from exgate import figure
 from exgate.cli.model import open_model
 from exgate.data import text
 from exgate.evaluate import cache, extrapolate, picture
@@ -88,7 +89,7 @@ def _show(found: dict, arguments: Arguments) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     cache.write(arguments.out / "results.json", {"window": arguments.window, "runs": found})
     print(f"numbers: {arguments.out / 'results.json'}")
-    if not picture.available():
+    if not figure.available():
         print("no picture: it needs the package 'matplotlib' (pip install 'exgate[plot]')")
         return
     # Means over stretches of a quarter window: single positions are noise.

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tyro.conf import Positional, arg
 
+from exgate import figure
 from exgate.cli import extrapolation
 from exgate.data import arena, excerpts, synthetic
 from exgate.data.text import BUILT_IN
@@ -280,7 +281,7 @@ def _gradient(arguments: Arguments, folder: Path, console: Console) -> int:
 
 
 def _draw(draw: Any, folder: Path) -> None:
-    if picture.available():
+    if figure.available():
         print(f"picture: {draw(folder / 'picture.png')}")
     else:
         print("no picture: it needs the package 'matplotlib' (pip install 'exgate[plot]')")

@@ -15,13 +15,13 @@ examples:
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from exgate import files
 from exgate.cli import recipe as recipes
 from exgate.cli.recipe import Recipe
 from exgate.data import text, tokens
@@ -145,7 +145,7 @@ def prepare(recipe: Recipe, folder: Path, say: Say = print) -> Material:
     say(f"writing the tokens of the text to {cache}")
     held_out = Corpus.prepare(validation(), tokenizer, cache / "validation") if validation else None
     corpus = Corpus.prepare(training(), tokenizer, cache / "train")
-    _write(cache / "made-from.txt", made_from)
+    files.write(cache / "made-from.txt", made_from)
     return Material(tokenizer, corpus, held_out)
 
 
@@ -236,7 +236,7 @@ def _keep(recipe: Recipe, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes the resolved recipe and the tokenizer, which make the run one that can be gone on with."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
-    _write(folder / recipes.FILE, recipes.dumps(recipe))
+    files.write(folder / recipes.FILE, recipes.dumps(recipe))
 
 
 def _limited(docs: Iterable[Document], limit: int) -> Iterator[Document]:
@@ -257,12 +257,3 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"train: there is no device '{name}' here ({str(error).splitlines()[0]}); try cpu") from None
     return device
-
-
-def _write(file: Path, content: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from exgate import files
+
 FILE = "tokenizer.json"
 END = "<|end|>"
 # Names that published tokenizers give to the token between documents, ours first.
@@ -41,7 +43,7 @@ class ByteTokenizer:
         return hashlib.sha256(self._json().encode()).hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        return _write(Path(folder) / FILE, self._json())
+        return files.write(Path(folder) / FILE, self._json())
 
     def _json(self) -> str:
         return json.dumps({"exgate": "bytes", "vocab_size": self.vocab_size, "end": self.end}) + "\n"
@@ -126,7 +128,7 @@ class BPETokenizer:
         return hashlib.sha256(self._json().encode()).hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        return _write(Path(folder) / FILE, self._json())
+        return files.write(Path(folder) / FILE, self._json())
 
     def _json(self) -> str:
         return self._tokenizer.to_str(pretty=True) + "\n"
@@ -212,14 +214,3 @@ def _byte_of_letter() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(rest)}
-
-
-def _write(file: Path, content: str) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
-    return file

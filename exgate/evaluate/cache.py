@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from exgate import files
+
 # Raised whenever the same configuration would give other numbers: results of before are then not found.
 VERSION = 2
 DIGITS = 6  # of the numbers that are kept
@@ -73,15 +75,7 @@ def results(
 def write(path: Path, content: Any) -> None:
     """JSON, or text as it is, whole or not at all; what is not finite becomes null."""
     text = content if isinstance(content, str) else json.dumps(finite(content), indent=2, ensure_ascii=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(f"{text}\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write(path, f"{text}\n")
 
 
 def finite(value: Any) -> Any:

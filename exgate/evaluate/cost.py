@@ -25,7 +25,7 @@ def measure(name: str, task: Any, problem: Problem, budget: Budget) -> dict[str,
     """
     torch.manual_seed(0)
     budget = problem.own(budget)
-    probe = peers.build(name, task, dim=budget.dim, blocks=budget.blocks)
+    probe = peers.build(name, task, dim=budget.dim, blocks=budget.blocks, cells=budget.cells)
     inputs, targets = trimmed(task.sample(np.random.default_rng(0), budget.batch, *problem.train))
     own = {parameter.untyped_storage().data_ptr() for parameter in probe.parameters()}
     kept: dict[int, int] = {}

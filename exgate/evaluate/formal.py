@@ -4,6 +4,8 @@ The tasks of the xLSTM paper (Beck et al. 2024, arXiv:2405.04517, section 4.1, a
 lengths 3 to 40; the map shows 40 to 256, accuracy of answer tokens scaled so that chance is 0.
 """
 
+from dataclasses import replace
+
 from exgate.evaluate.trial import Budget, Problem, Suite
 
 MODELS = ("llama", "mamba", "rwkv4", "lstm-block", "lstm", "xlstm[0:1]", "xlstm[1:0]", "xlstm[1:1]")
@@ -12,6 +14,9 @@ MAIN = (
     "mod-arithmetic", "parity", "majority", "majority-count",
 )  # fmt: skip
 SUPPLEMENT = ("odds-first", "reverse", "stack", "repetition", "set")
+# In `small`, half a batch for what a hundredth of the published steps hardly teaches: all but the regular languages.
+REGULAR, HALF = ("cycle-nav", "even-pairs", "mod-arithmetic", "parity"), 32
+CELLS = {"slstm_conv_kernel": 0, "recurrent_init": "uniform"}  # as published for these tasks
 SHORTEST = {"solve-equation": 5}  # an equation of less has no x
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=16, rates=(1e-2,), rows=8),
@@ -28,8 +33,9 @@ def suite(preset: str) -> Suite:
     problems = (
         Problem(
             name=name, task="formal.language", options={"name": name}, train=(SHORTEST.get(name, 3), buckets[0][1]),
-            buckets=buckets,
+            buckets=buckets, batch=HALF if preset == "small" and name not in REGULAR else None,
         )
         for name in names
     )  # fmt: skip
-    return Suite(problems=tuple(problems), budget=BUDGETS[preset], models=MODELS, picture="map")
+    budget = replace(BUDGETS[preset], cells=CELLS)
+    return Suite(problems=tuple(problems), budget=budget, models=MODELS, picture="map")

@@ -9,8 +9,8 @@ them. --data names the text; without it it is CPython's manual.
 from exgate.evaluate.trial import Budget, Problem, Suite
 
 MODELS = (
-    "llama", "mamba", "rwkv4", "lstm", "lstm-residual", "lstm-block", "xlstm[0:1]", "xlstm[1:1]", "xlstm[1:0]",
-    "xlstm[1:0]-no-conv", "xlstm[1:0]-bias-gates",
+    "llama", "mamba", "rwkv4", "lstm", "lstm-residual", "lstm-block", "xlstm[0:1]-no-conv", "xlstm[0:1]",
+    "xlstm[1:1]", "xlstm[1:0]", "xlstm[1:0]-no-conv", "xlstm[1:0]-bias-gates",
 )  # fmt: skip
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=16, rates=(1e-2,), rows=8, beta2=0.95),

@@ -1,7 +1,7 @@
 """The models that the suites compare, by name, at equal numbers of parameters: their widths are solved for."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,13 +14,12 @@ from exgate.models import io
 # Two models are of one size if they differ by no more than this share.
 TOLERANCE = 0.03
 # The model whose size, at a suite's width, is the size of all.
-REFERENCE = "xlstm[0:1]"
+REFERENCE = "xlstm[0:1]-no-conv"
 WIDEST = 4096
 LEAST, MOST = 70, 140  # percent of the usual inner widths
 
 # "frozen" are the parameters that stay as they are, which is 0 for these.
-# No convolution in sLSTM, and recurrent weights that do not start at 0: as published for the formal languages.
-_XLSTM = {"model": "xlstm", "heads": 1, "slstm_conv_kernel": 0, "recurrent_init": "uniform", "multiple": 16}
+_XLSTM = {"model": "xlstm", "heads": 1, "multiple": 16}
 _LSTM = {"model": "lstm", "residual": False}
 _FIELDS: dict[str, dict[str, Any]] = {
     "rnn": _LSTM | {"cell": "rnn"},
@@ -31,6 +30,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "lstm-residual": {"model": "lstm"},
     "lstm-block": {"model": "lstm"},
     "xlstm[0:1]": _XLSTM | {"pattern": "s"},
+    "xlstm[0:1]-no-conv": _XLSTM | {"pattern": "s", "slstm_conv_kernel": 0},
     "xlstm[1:1]": _XLSTM | {"pattern": "ms"},
     "xlstm[1:0]": _XLSTM | {"pattern": "m"},
     "xlstm[1:0]-no-conv": _XLSTM | {"pattern": "m", "conv_kernel": 1},
@@ -80,41 +80,48 @@ def check(names: Iterable[str]) -> None:
             raise ValueError(f"evaluate: {io.unknown(name, MODELS, what='model')}")
 
 
-def build(name: str, task: Any, *, dim: int, blocks: int, dropout: float = 0.0) -> Probe:
+def build(
+    name: str, task: Any, *, dim: int, blocks: int, dropout: float = 0.0, cells: Mapping[str, Any] | None = None
+) -> Probe:
     """The model `name` for a task, as large as `REFERENCE` is at width `dim`, with fresh weights.
 
     Args:
         task: what has `vocabulary`, `features` and `outputs`.
         dim, blocks: width of the reference, and blocks (layers) of both.
+        cells: fields of the config of xLSTM models in place of the usual.
     Raises:
         ValueError: there is no such model, or no width of it is within `TOLERANCE`.
     """
-    fields = size(name, task, dim=dim, blocks=blocks)
+    fields = size(name, task, dim=dim, blocks=blocks, cells=cells)
     more = {"dropout": dropout} if dropout else {}
     return _probe(fields | more, task.vocabulary, task.features, task.outputs, "cpu")
 
 
-def size(name: str, task: Any, *, dim: int, blocks: int) -> dict[str, Any]:
+def size(name: str, task: Any, *, dim: int, blocks: int, cells: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The fields of the config of `build`, without dropout."""
     check([name])
-    return dict(_size(name, task.vocabulary, task.features, task.outputs, dim, blocks))
+    changed = tuple((cells or {}).items()) if _FIELDS[name]["model"] == "xlstm" else ()
+    ends = (task.vocabulary, task.features, task.outputs)
+    return dict(_size(name, changed, ends, dim, blocks))
 
 
 @lru_cache
-def _size(name: str, vocabulary: int, features: int, outputs: int, dim: int, blocks: int) -> dict[str, Any]:
-    ends = (vocabulary, features, outputs)
-    goal = _count(_fields(REFERENCE, dim, blocks), ends)
+def _size(
+    name: str, changed: tuple[tuple[str, Any], ...], ends: tuple[int, int, int], dim: int, blocks: int
+) -> dict[str, Any]:
+    own = _FIELDS[name] | dict(changed)
+    goal = _count(_fields(REFERENCE, _FIELDS[REFERENCE], dim, blocks), ends)
     step = 4 if name == "llama" else 1  # each head has pairs of numbers to rotate
     widths = range(8, WIDEST, step)
-    place = bisect_left(widths, goal, key=lambda width: _count(_fields(name, width, blocks), ends))
+    place = bisect_left(widths, goal, key=lambda width: _count(_fields(name, own, width, blocks), ends))
 
     def off(fields: dict[str, Any]) -> float:
         return abs(_count(fields, ends) / goal - 1)
 
     near = widths[max(0, place - 2) : place + 2]
-    fields = min((_fields(name, width, blocks) for width in near), key=off)
+    fields = min((_fields(name, own, width, blocks) for width in near), key=off)
     if off(fields) > TOLERANCE:
-        fields = min((_scaled(name, width, blocks, goal, ends) for width in near), key=off)
+        fields = min((_scaled(name, own, width, blocks, goal, ends) for width in near), key=off)
     if off(fields) > TOLERANCE:
         raise ValueError(
             f"evaluate: '{name}' has {_count(fields, ends):,} parameters at width {fields['dim']}, but {goal:,} are "
@@ -123,20 +130,22 @@ def _size(name: str, vocabulary: int, features: int, outputs: int, dim: int, blo
     return fields
 
 
-def _fields(name: str, dim: int, blocks: int) -> dict[str, Any]:
-    fields = _FIELDS[name] | {"dim": dim}
+def _fields(name: str, own: dict[str, Any], dim: int, blocks: int) -> dict[str, Any]:
+    fields = own | {"dim": dim}
     depth = "layers" if fields["model"] == "lstm" else "blocks"
     if name in ("llama", "lstm-block"):
         fields["ffn_dim"] = round(8 * dim / 3)
     return fields | {depth: blocks}
 
 
-def _scaled(name: str, dim: int, blocks: int, goal: int, ends: tuple[int, int, int]) -> dict[str, Any]:
+def _scaled(
+    name: str, own: dict[str, Any], dim: int, blocks: int, goal: int, ends: tuple[int, int, int]
+) -> dict[str, Any]:
     """The config of one width nearest to the goal with inner widths that differ by up to two fifths.
 
     Small models are few and far between. Sizes are nearly linear in the inner widths, so that two tell where to look.
     """
-    fields = _fields(name, dim, blocks)
+    fields = _fields(name, own, dim, blocks)
     inner: dict[str, Any] = {"hidden": dim} if not fields.get("residual", True) else {}
     inner |= {"proj_factor": 2.0, "ffn_factor": 1.3} if fields["model"] == "xlstm" else {}
     inner |= {"ffn_dim": fields.get("ffn_dim", 4 * dim)} if name in ("llama", "lstm-block", "rwkv4") else {}

@@ -1,9 +1,10 @@
 """The pictures of the suites: a heat map of models by problems, and curves side by side."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from exgate.figure import empty, save
 
 COLOURS = (
     "#0b6e99", "#d1495b", "#4f9d69", "#8d6a9f", "#e08e45", "#30343f", "#5fa8d3", "#b5838d", "#a3b18a", "#6c757d",
@@ -12,16 +13,9 @@ COLOURS = (
 Curve = tuple[Sequence[float], Sequence[float | None]]
 
 
-def available() -> bool:
-    """Whether the package that draws is installed."""
-    from importlib.util import find_spec
-
-    return find_spec("matplotlib") is not None
-
-
 def heat(values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str], path: Path) -> Path:
     """Numbers from 0 to 1 as a map, each in its field; None is empty, what is below 0 has the colour of 0."""
-    figure = _figure(2 + 0.75 * len(columns), 1.6 + 0.42 * len(rows))
+    figure = empty(2 + 0.75 * len(columns), 1.6 + 0.42 * len(rows))
     axes = figure.add_subplot()
     axes.imshow([[0.0 if value is None else value for value in row] for row in values], vmin=0, vmax=1, cmap="YlGnBu")
     for y, row in enumerate(values):
@@ -33,7 +27,7 @@ def heat(values: Sequence[Sequence[float | None]], rows: Sequence[str], columns:
     axes.set_yticks(range(len(rows)), rows, fontsize=9)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def curves(
@@ -55,7 +49,7 @@ def curves(
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     across = min(3, len(panels))
     down = -(-len(panels) // across)
-    figure = _figure(1.5 + 4 * across, 0.6 + 3 * down)
+    figure = empty(1.5 + 4 * across, 0.6 + 3 * down)
     for number, (title, lines) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(down, across, number)
         colours = {name: COLOURS[names.index(name) % len(COLOURS)] for name in lines}
@@ -81,7 +75,7 @@ def curves(
         fullest = max(drawn.values(), key=len)
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(fullest) > 6 else {}
         figure.axes[list(panels.values()).index(fullest)].legend(frameon=False, fontsize=8, **place)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _lines(axes: Any, lines: Mapping[str, Curve], colours: Mapping[str, str]) -> None:
@@ -100,23 +94,3 @@ def _bars(axes: Any, values: Mapping[str, float | None], colours: Mapping[str, s
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel(measure)
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "exgate: drawing needs the package 'matplotlib'. Install the extra: pip install 'exgate[plot]'"
-        ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=150, format="png")
-    os.replace(temporary, path)
-    return path

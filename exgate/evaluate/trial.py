@@ -59,6 +59,8 @@ class Budget:
         seeds: runs at the best rate; the choice itself is made on the first.
         rows: sequences per bucket, of long ones no more than there are in `tokens` steps.
         warmup: share of the steps; then a cosine to `floor`.
+        cells: fields of the config of xLSTM models in place of the usual.
+        curriculum: share of the steps over which the longest sequences of training grow to their length.
     """
 
     steps: int
@@ -75,6 +77,8 @@ class Budget:
     beta2: float = 0.99
     clip: float = 1.0
     dropout: float = 0.0
+    cells: dict[str, Any] = field(default_factory=dict)
+    curriculum: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +122,8 @@ def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, An
     task = make(problem.task, **problem.options)
     seed, rate, start = configuration["seed"], configuration["rate"], time.monotonic()
     torch.manual_seed(seed)
-    probe = peers.build(configuration["model"], task, dim=budget.dim, blocks=budget.blocks, dropout=budget.dropout)
+    shared = {name: getattr(budget, name) for name in ("dim", "blocks", "dropout", "cells")}
+    probe = peers.build(configuration["model"], task, **shared)
     result: dict[str, Any] = {"parameters": probe.num_parameters(), "width": probe.head.in_features}
     losses = train(probe, task, budget, lengths=problem.train, rate=rate, seed=seed)
     result["training"] = losses
@@ -145,7 +150,7 @@ def train(probe: Probe, task: Any, budget: Budget, *, lengths: Sequence[int], ra
     probe.train()
     kept, total, count = [], 0.0, 0
     for step in range(budget.steps):
-        inputs, targets = trimmed(task.sample(rng, budget.batch, *lengths))
+        inputs, targets = trimmed(task.sample(rng, budget.batch, lengths[0], reach(step, budget, lengths)))
         error = errors(probe, task, *packed(inputs, targets))[0].mean()
         optimizer.zero_grad(set_to_none=True)
         error.backward()
@@ -261,6 +266,12 @@ def _rate(step: int, budget: Budget, rate: float) -> float:
     floor = min(budget.floor, rate)
     part = (step - warmup + 1) / (budget.steps - warmup)
     return floor + (rate - floor) * (1 + math.cos(math.pi * part)) / 2
+
+
+def reach(step: int, budget: Budget, lengths: Sequence[int]) -> int:
+    """The length that a training sequence of this step may have: grows evenly, then stays."""
+    grown = (step + 1) / (budget.curriculum * budget.steps) if budget.curriculum else 1.0
+    return lengths[0] + round((lengths[1] - lengths[0]) * min(1.0, grown))
 
 
 def trimmed(batch: Any) -> tuple[Tensor, Tensor]:

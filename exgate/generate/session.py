@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from exgate.files import replaced
 from exgate.ops.state import State, flatten, map_state, unflatten
 from exgate.ops.state import select as select_rows
 
@@ -99,16 +99,8 @@ def save(path: str | Path, session: Session, model: Any, *, tokenizer: str = "")
         "held": json.dumps(session.held),
         "text": json.dumps([text.hex() for text in session.text]),
     }
-    # In the same folder, so that the last step is a rename, which happens wholly or not at all.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replaced(path) as temporary:
         save_file(tensors, temporary, metadata=about)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load(path: str | Path, model: Any, *, tokenizer: str = "") -> Session:

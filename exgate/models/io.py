@@ -13,7 +13,7 @@ import json
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import exgate.models
+from exgate import files
 from exgate.models import foreign
 from exgate.models.foreign_7b import to_transformers
 from exgate.models.lm import LanguageModel
@@ -106,9 +107,10 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, format: str = "exgat
         config["special_tokens"] = special_tokens
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-    _replace(folder / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+    with files.replaced(folder / "model.safetensors") as file:
+        save_file(tensors, file, metadata={"format": "pt"})
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    _replace(folder / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
+    files.write(folder / "config.json", text)
 
 
 def load(
@@ -296,20 +298,3 @@ def _some(keys: list[str]) -> str:
 
 def _misfit(key: str, has: tuple[int, ...], wants: tuple[int, ...]) -> str:
     return f"{key} has shape {has}, but the model of this config has {wants}. Use the config that was saved with it."
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write under a temporary name, sync, rename: whoever looks sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from exgate import files
+
 METRICS, TIMING, TENSORBOARD = "metrics.jsonl", "timing.jsonl", "tensorboard"
 
 
@@ -89,12 +91,7 @@ def _cut(file: Path, step: int) -> None:
     if not file.exists():
         return
     kept = [json.dumps(row) + "\n" for row in rows(file.parent, file.name) if row["step"] <= step]
-    temporary = file.with_name(f".{file.name}")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.writelines(kept)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
+    files.write(file, "".join(kept))
 
 
 def _events(folder: Path, step: int) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from exgate import figure
 from exgate.ops.state import detach, flatten, unflatten
 from exgate.train import checkpoint, log, optim, plot
 
@@ -129,7 +130,7 @@ def train(
     display = log.Display(steps, step=first, say=say, quiet=quiet)
     if first:
         display.note(f"going on from step {first} of {steps}")
-    drawing = picture and plot.available()
+    drawing = picture and figure.available()
     if picture and not drawing:
         display.note("no loss.png: it needs the package 'matplotlib' (pip install 'exgate[plot]')")
 

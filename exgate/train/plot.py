@@ -5,14 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from exgate.figure import empty, save
+
 COLOURS = ("#0b6e99", "#d1495b", "#4f9d69", "#8d6a9f", "#e08e45")
-
-
-def available() -> bool:
-    """Whether the package that draws is installed."""
-    from importlib.util import find_spec
-
-    return find_spec("matplotlib") is not None
 
 
 def draw(
@@ -28,7 +23,7 @@ def draw(
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = _figure(8, 4.5, "a loss curve")
+    figure = empty(8, 4.5, "a loss curve")
     every = [row for rows in runs.values() for row in rows if "loss" in row]
     unit = unit or ("bits_per_byte" if every and all("bits_per_byte" in row for row in every) else "loss")
     axes = figure.add_subplot()
@@ -59,7 +54,7 @@ def draw(
     if every:
         axes.legend(frameon=False)
     axes.set_title(title, loc="left", fontsize=11)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_attention(
@@ -79,7 +74,7 @@ def draw_attention(
         raise ValueError(
             f"plot: weights are {rows} by {columns}, but there are {len(target)} target and {len(source)} source tokens"
         )
-    figure = _figure(2 + 0.35 * columns, 1.5 + 0.3 * rows, "an attention map")
+    figure = empty(2 + 0.35 * columns, 1.5 + 0.3 * rows, "an attention map")
     axes = figure.add_subplot()
     axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(columns), source, rotation=60, ha="left", rotation_mode="anchor")
@@ -89,30 +84,7 @@ def draw_attention(
     axes.spines[:].set_visible(False)
     if title:
         axes.set_title(title, loc="left", fontsize=11)
-    return _save(figure, path)
-
-
-def _figure(width: float, height: float, what: str) -> Any:
-    """An empty figure of so many inches, that no window will ever show."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            f"exgate: drawing {what} needs the package 'matplotlib'. Install the extra: pip install 'exgate[plot]'"
-        ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
-    """Write the PNG under a temporary name, then rename: whoever looks sees a whole picture."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=150, format="png")
-    os.replace(temporary, path)
-    return path
+    return save(figure, path)
 
 
 def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:

@@ -5,9 +5,10 @@ import pickle
 
 import pytest
 
+from exgate import figure
 from exgate.cli import main, suite, suites
 from exgate.data import arena
-from exgate.evaluate import cache, lra, picture, trial
+from exgate.evaluate import cache, lra, trial
 from tests.data import arena_sets
 
 SUITES = suites()
@@ -36,7 +37,7 @@ def test_smoke(name, tmp_path, capsys):
     shown = capsys.readouterr()
     assert shown.err == "", "no progress bar where nobody looks"
     assert json.loads((tmp_path / "results.json").read_text())
-    assert (tmp_path / "picture.png").is_file() == picture.available()
+    assert (tmp_path / "picture.png").is_file() == figure.available()
     assert "results.json" in shown.out
 
 
@@ -85,7 +86,7 @@ def test_the_arena_has_what_is_in_the_folders(tmp_path):
     names = ["listops", "text", "retrieval", "image", "rgb-image"]
     for make in (arena_sets.text, arena_sets.retrieval, arena_sets.cifar):
         make(tmp_path / "data")
-    if picture.available():
+    if figure.available():
         arena_sets.pathfinder(tmp_path / "data")
         names.append("pathfinder")
     words = ["lra", "--preset", "smoke", "--models", "lstm", "--out", tmp_path]

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from exgate import figure
 from exgate.data import arena, arena_files
 from exgate.data.synthetic import IGNORED
-from exgate.evaluate import picture
 from tests.data import arena_sets
 
 
@@ -17,7 +17,7 @@ def whole(tmp_path):
     arena_sets.text(tmp_path)
     arena_sets.cifar(tmp_path)
     arena_sets.retrieval(tmp_path / "lra_release" / "tsv_data")
-    if picture.available():
+    if figure.available():
         arena_sets.pathfinder(tmp_path / "lra_release" / "lra_release")
     return tmp_path
 
@@ -213,7 +213,7 @@ def test_paths_need_a_reader_of_png(tmp_path, monkeypatch):
 
 def test_the_fingerprint_is_of_each_data_set_wherever_it_is(whole, tmp_path):
     found = arena.fingerprint([str(whole)])
-    assert set(found) == set(arena.TASKS) - (set() if picture.available() else {"pathfinder"})
+    assert set(found) == set(arena.TASKS) - (set() if figure.available() else {"pathfinder"})
     apart = [str(whole / "aclImdb"), str(whole / "lra_release"), str(whole / "cifar-10-batches-bin")]
     assert arena.fingerprint(apart) == found, "the folders of the data sets themselves"
     moved = whole.rename(tmp_path.parent / f"{tmp_path.name}-moved")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from exgate.data.synthetic import task
-from exgate.evaluate import peers
+from exgate.evaluate import formal, peers
 
 TASKS = {"parity": task("formal.language", name="parity"), "mqar": task("recall.mqar", vocabulary=128),
          "adding": task("classical.adding")}  # fmt: skip
@@ -58,8 +58,9 @@ def test_refusals(monkeypatch):
 
 
 def test_the_cells_are_those_of_the_paper():
-    fields = peers.size("xlstm[1:1]", TASKS["parity"], dim=64, blocks=2)
-    assert (fields["slstm_conv_kernel"], fields["recurrent_init"], fields["heads"]) == (0, "uniform", 1)
-    slstm = peers.build("xlstm[0:1]", TASKS["parity"], dim=64, blocks=2).stack.layers[0].layers[0].layer
-    assert slstm.conv is None
-    assert slstm.recurrent.abs().max() > 0
+    for cells, convolves, largest in ((None, True, 0.0), (formal.CELLS, False, 1 / 8)):
+        probe = peers.build("xlstm[0:1]", TASKS["parity"], dim=64, blocks=2, cells=cells)
+        slstm = probe.stack.layers[0].layers[0].layer
+        assert (slstm.conv is not None, slstm.heads) == (convolves, 1)
+        assert slstm.recurrent.abs().max().item() == pytest.approx(largest, rel=0.01)
+    assert "recurrent_init" not in peers.size("lstm", TASKS["parity"], dim=64, blocks=2, cells=formal.CELLS)

@@ -10,8 +10,8 @@ pytest.importorskip("matplotlib", reason="pictures need the extra `plot`")
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
     figures = []
-    save = picture._save
-    monkeypatch.setattr(picture, "_save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
+    save = picture.save
+    monkeypatch.setattr(picture, "save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
 
     def draw(panels, **options):
         path = picture.curves(panels, tmp_path / "picture.png", x="length", y="accuracy", **options)

@@ -267,7 +267,7 @@ def test_picture(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="the package 'matplotlib' (extra 'plot') is not installed")
     go(tmp_path / "a", steps=2, picture=True)
     assert (tmp_path / "a" / "loss.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr("exgate.train.plot.available", lambda: False)
+    monkeypatch.setattr("exgate.figure.available", lambda: False)
     said = []
     go(tmp_path / "b", steps=2, checkpoint_every=1, picture=True, say=said.append)
     assert said == ["no loss.png: it needs the package 'matplotlib' (pip install 'exgate[plot]')"]

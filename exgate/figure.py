@@ -1,0 +1,39 @@
+"""What all pictures share: whether they can be drawn, an empty figure, and a PNG that is written whole."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from exgate.files import replaced
+
+
+def available() -> bool:
+    """Whether the package that draws is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def empty(width: float, height: float, what: str = "a picture") -> Any:
+    """A figure of so many inches, that no window will ever show.
+
+    Raises:
+        ImportError: matplotlib is not installed; `what` could not be drawn.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            f"exgate: drawing {what} needs the package 'matplotlib'. Install the extra: pip install 'exgate[plot]'"
+        ) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> Path:
+    """The figure as a PNG; returns its path."""
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    return Path(path)
