@@ -50,6 +50,8 @@ class Arguments:
     """Learning rates to choose from, in place of the preset's."""
     steps: Annotated[int | None, arg(metavar="N")] = None
     """Training steps, in place of the preset's."""
+    curriculum: Annotated[float, arg(metavar="SHARE")] = 0.0
+    """Share of the steps over which the longest training sequences grow from the shortest to their length."""
     processes: Annotated[int, arg(metavar="N")] = 1
     """Runs at a time, one thread each; fewer where the memory is too small for them."""
     data: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
@@ -139,6 +141,9 @@ def _changed(suite: Suite, arguments: Arguments) -> Suite:
             budget = replace(budget, **{name: value})
     if arguments.steps is not None:
         problems = tuple(replace(problem, steps=None) for problem in problems)
+    if not 0 <= arguments.curriculum <= 1:
+        raise ValueError(f"evaluate: --curriculum is {arguments.curriculum}; it is a share, from 0 to 1.")
+    budget = replace(budget, curriculum=arguments.curriculum)
     if arguments.processes < 1:
         raise ValueError(f"evaluate: --processes is {arguments.processes}; it should be at least 1.")
     return replace(suite, models=tuple(models), problems=problems, budget=budget)

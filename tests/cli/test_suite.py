@@ -134,6 +134,7 @@ def test_the_settings_of_the_arena():
     }
     changed = suite._changed(made, suite.Arguments(suite="lra", steps=7))
     assert {problem.own(changed.budget).steps for problem in changed.problems} == {7}, "--steps is for all problems"
+    assert suite._changed(made, suite.Arguments(suite="lra", curriculum=0.5)).budget.curriculum == 0.5
     alone = lra.suite("paper").problems
     assert alone == made.problems[:1], "ListOps is the same run whatever else there is"
 
@@ -215,6 +216,7 @@ def test_a_run_that_diverged_has_a_place(tmp_path, capsys, monkeypatch):
         (["formal", "--rates", "fast"], "'fast' is no learning rate"),
         (["formal", "--seeds", "0"], "--seeds is 0; it should be at least 1"),
         (["formal", "--processes", "0"], "--processes is 0"),
+        (["formal", "--curriculum", "1.5"], "--curriculum is 1.5"),
         (["formal", "--models", ","], "',' names nothing"),
     ],
 )

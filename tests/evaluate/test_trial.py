@@ -129,6 +129,25 @@ def test_the_schedule():
     assert trial._rate(54, budget, 1e-2) == pytest.approx(5e-3, rel=0.02)
 
 
+def test_training_sequences_grow():
+    budget = replace(BUDGET, steps=100, curriculum=0.5)
+    longest = [trial.reach(step, budget, (3, 40)) for step in range(100)]
+    assert (longest[0], longest[24], set(longest[49:])) == (4, 21, {40})
+    assert longest == sorted(longest)
+    assert {trial.reach(step, BUDGET, (3, 40)) for step in range(100)} == {40}
+    drawn = []
+
+    def sample(rng, rows, shortest, longest):
+        drawn.append((shortest, longest))
+        return made.sample(rng, rows, shortest, longest)
+
+    made = task("formal.language", name="parity")
+    few = replace(budget, steps=4, batch=2)
+    probe = peers.build("lstm", made, dim=16, blocks=1)
+    trial.train(probe, replace(made, sample=sample), few, lengths=(3, 11), rate=1e-3, seed=0)
+    assert drawn == [(3, 7), (3, 11), (3, 11), (3, 11)]
+
+
 def test_a_run_is_repeatable_and_learns():
     problem = Problem(name="p", task="formal.language", options={"name": "even-pairs"}, train=(3, 8), buckets=((3, 8),))
     budget = Budget(steps=120, batch=64, dim=16, rates=(1e-2,), rows=128)
