@@ -120,8 +120,9 @@ def _size(
 
     near = widths[max(0, place - 2) : place + 2]
     fields = min((_fields(name, own, width, blocks) for width in near), key=off)
-    if off(fields) > TOLERANCE:
-        fields = min((_scaled(name, own, width, blocks, goal, ends) for width in near), key=off)
+    for nearby in (near, widths[max(0, place - 8) : place + 8]):
+        if off(fields) > TOLERANCE:
+            fields = min((_scaled(name, own, width, blocks, goal, ends) for width in nearby), key=off)
     if off(fields) > TOLERANCE:
         raise ValueError(
             f"evaluate: '{name}' has {_count(fields, ends):,} parameters at width {fields['dim']}, but {goal:,} are "

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from exgate.data.synthetic import task
-from exgate.evaluate import formal, peers
+from exgate.evaluate import adding, copy, formal, multiplication, nearest, peers, recall, temporal_order, timing
 
 TASKS = {"parity": task("formal.language", name="parity"), "mqar": task("recall.mqar", vocabulary=128),
          "adding": task("classical.adding")}  # fmt: skip
@@ -21,6 +21,15 @@ def test_all_are_of_one_size(name, kind, dim, blocks):
         peers.build(model, TASKS[kind], dim=dim, blocks=blocks).num_parameters() for model in (name, peers.REFERENCE)
     )
     assert abs(made / goal - 1) <= peers.TOLERANCE == 0.03
+
+
+@pytest.mark.parametrize("suite", [adding, copy, formal, multiplication, nearest, recall, temporal_order, timing])
+def test_the_models_of_a_suite_are_of_one_size(suite):
+    made = suite.suite("small")
+    for problem in made.problems:
+        own, drawn = problem.own(made.budget), task(problem.task, **problem.options)
+        for model in made.models:  # raises where there is no such width
+            assert peers.size(model, drawn, dim=own.dim, blocks=own.blocks, cells=own.cells)["dim"] >= 8
 
 
 @pytest.mark.parametrize("name", peers.MODELS)
