@@ -20,7 +20,7 @@ def heat(values: Sequence[Sequence[float | None]], rows: Sequence[str], columns:
     axes.imshow([[0.0 if value is None else value for value in row] for row in values], vmin=0, vmax=1, cmap="YlGnBu")
     for y, row in enumerate(values):
         for x, value in enumerate(row):
-            text = "" if value is None else f"{value:.2f}"
+            text = "" if value is None else f"{round(value, 2) + 0.0:.2f}"  # no -0.00
             colour = "white" if value is not None and value > 0.55 else "black"
             axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=9)
