@@ -6,6 +6,8 @@ from typing import Any
 
 from exgate.files import replaced
 
+ABSENT = "it needs the package 'matplotlib' (pip install 'exgate[plot]')"
+
 
 def available() -> bool:
     """Whether the package that draws is installed."""

@@ -173,7 +173,7 @@ def _table(trained: list[Trained], bits: dict[str, float]) -> Table:
 
 def _picture(trained: list[Trained], folder: Path) -> str:
     if not figure.available():
-        return "No picture: it needs the package 'matplotlib' (pip install 'exgate[plot]').\n"
+        return f"No picture: {figure.ABSENT}.\n"
     file = folder / "demo.png"
     plot.draw({row.name: log.rows(row.folder) for row in trained}, file, title="The Python manual, byte by byte")
     return f"{'picture:':<12}{file}\n"

@@ -86,11 +86,10 @@ def _show(found: dict, arguments: Arguments) -> None:
     for run, entry in found.items():
         table.add_row(run, *(f"{value:.4g}" for value in entry["perplexities"].values()))
     Console(soft_wrap=True).print(table)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     cache.write(arguments.out / "results.json", {"window": arguments.window, "runs": found})
     print(f"numbers: {arguments.out / 'results.json'}")
     if not figure.available():
-        print("no picture: it needs the package 'matplotlib' (pip install 'exgate[plot]')")
+        print(f"no picture: {figure.ABSENT}")
         return
     # Means over stretches of a quarter window: single positions are noise.
     stretch = max(1, arguments.window // 4)

@@ -289,7 +289,7 @@ def _draw(draw: Any, folder: Path) -> None:
     if figure.available():
         print(f"picture: {draw(folder / 'picture.png')}")
     else:
-        print("no picture: it needs the package 'matplotlib' (pip install 'exgate[plot]')")
+        print(f"no picture: {figure.ABSENT}")
 
 
 @contextmanager

@@ -234,7 +234,6 @@ def _tokenizer(recipe: Recipe, folder: Path, training: Callable[[], Iterator[Doc
 
 def _keep(recipe: Recipe, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes the resolved recipe and the tokenizer, which make the run one that can be gone on with."""
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     files.write(folder / recipes.FILE, recipes.dumps(recipe))
 

@@ -13,15 +13,15 @@ BUDGETS = {
     # 1997: one sequence at a time, at most a few million of them.
     "paper": Budget(steps=50_000, batch=64, dim=64, rates=(1e-2, 3e-3, 1e-3), seeds=10, rows=2560, blocks=1),
 }
-HALF = 2000  # of T = 500 in `small`: a step costs five times as much
-LENGTHS = {"smoke": [20], "small": [100, 500], "paper": [100, 500, 1000]}
+# T, and the steps in place of the budget's: in `small` those of 500 cost five times as much.
+LENGTHS = {"smoke": {20: None}, "small": {100: None, 500: 2000}, "paper": {100: None, 500: None, 1000: None}}
 
 
 def suite(preset: str, task: str = "classical.adding") -> Suite:
     """The problems and the budget of a preset, for this task or another of marked numbers."""
     problems = (
         Problem(name=f"T{length}", task=task, train=(length, length + length // 10),
-                buckets=((length, length + length // 10),), steps=HALF if length == 500 and preset == "small" else None)
-        for length in LENGTHS[preset]
+                buckets=((length, length + length // 10),), steps=steps)
+        for length, steps in LENGTHS[preset].items()
     )  # fmt: skip
     return Suite(problems=tuple(problems), budget=BUDGETS[preset], models=MODELS, measure="correct")

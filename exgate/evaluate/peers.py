@@ -18,7 +18,7 @@ REFERENCE = "xlstm[0:1]-no-conv"
 WIDEST = 4096
 LEAST, MOST = 70, 140  # percent of the usual inner widths
 
-# "frozen" are the parameters that stay as they are, which is 0 for these.
+# "frozen" are the parameters that stay as they are, which is 0 for these; an "ffn_dim" is so many times the width.
 _XLSTM = {"model": "xlstm", "heads": 1, "multiple": 16}
 _LSTM = {"model": "lstm", "residual": False}
 _FIELDS: dict[str, dict[str, Any]] = {
@@ -28,16 +28,16 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "lstm-forget-3-6": _LSTM | {"forget_bias": (3.0, 6.0)},
     "lstm-peephole": _LSTM | {"peepholes": True},
     "lstm-residual": {"model": "lstm"},
-    "lstm-block": {"model": "lstm"},
+    "lstm-block": {"model": "lstm", "ffn_dim": 8 / 3},
     "xlstm[0:1]": _XLSTM | {"pattern": "s"},
     "xlstm[0:1]-no-conv": _XLSTM | {"pattern": "s", "slstm_conv_kernel": 0},
     "xlstm[1:1]": _XLSTM | {"pattern": "ms"},
     "xlstm[1:0]": _XLSTM | {"pattern": "m"},
     "xlstm[1:0]-no-conv": _XLSTM | {"pattern": "m", "conv_kernel": 1},
     "xlstm[1:0]-bias-gates": _XLSTM | {"pattern": "m", "frozen": ("igate.weight", "fgate.weight")},
-    "llama": {"model": "llama", "heads": 2},
+    "llama": {"model": "llama", "heads": 2, "ffn_dim": 8 / 3},
     "mamba": {"model": "mamba"},
-    "rwkv4": {"model": "rwkv4"},
+    "rwkv4": {"model": "rwkv4", "ffn_dim": 4.0},
 }
 MODELS = tuple(_FIELDS)
 
@@ -100,29 +100,27 @@ def build(
 def size(name: str, task: Any, *, dim: int, blocks: int, cells: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The fields of the config of `build`, without dropout."""
     check([name])
-    changed = tuple((cells or {}).items()) if _FIELDS[name]["model"] == "xlstm" else ()
-    ends = (task.vocabulary, task.features, task.outputs)
-    return dict(_size(name, changed, ends, dim, blocks))
+    own = _FIELDS[name] | (dict(cells or {}) if _FIELDS[name]["model"] == "xlstm" else {})
+    return dict(_size(name, tuple(own.items()), (task.vocabulary, task.features, task.outputs), dim, blocks))
 
 
 @lru_cache
 def _size(
-    name: str, changed: tuple[tuple[str, Any], ...], ends: tuple[int, int, int], dim: int, blocks: int
+    name: str, items: tuple[tuple[str, Any], ...], ends: tuple[int, int, int], dim: int, blocks: int
 ) -> dict[str, Any]:
-    own = _FIELDS[name] | dict(changed)
-    goal = _count(_fields(REFERENCE, _FIELDS[REFERENCE], dim, blocks), ends)
-    step = 4 if name == "llama" else 1  # each head has pairs of numbers to rotate
+    own = dict(items)
+    goal = _count(_fields(_FIELDS[REFERENCE], dim, blocks), ends)
+    step = 4 if own["model"] == "llama" else 1  # each head has pairs of numbers to rotate
     widths = range(8, WIDEST, step)
-    place = bisect_left(widths, goal, key=lambda width: _count(_fields(name, own, width, blocks), ends))
+    place = bisect_left(widths, goal, key=lambda width: _count(_fields(own, width, blocks), ends))
 
     def off(fields: dict[str, Any]) -> float:
         return abs(_count(fields, ends) / goal - 1)
 
-    near = widths[max(0, place - 2) : place + 2]
-    fields = min((_fields(name, own, width, blocks) for width in near), key=off)
-    for nearby in (near, widths[max(0, place - 8) : place + 8]):
-        if off(fields) > TOLERANCE:
-            fields = min((_scaled(name, own, width, blocks, goal, ends) for width in nearby), key=off)
+    fields = min((_fields(own, width, blocks) for width in widths[max(0, place - 2) : place + 2]), key=off)
+    if off(fields) > TOLERANCE:
+        near = widths[max(0, place - 8) : place + 8]  # inner widths are multiples: sizes jump
+        fields = min((_scaled(own, width, blocks, goal, ends) for width in near), key=off)
     if off(fields) > TOLERANCE:
         raise ValueError(
             f"evaluate: '{name}' has {_count(fields, ends):,} parameters at width {fields['dim']}, but {goal:,} are "
@@ -131,26 +129,21 @@ def _size(
     return fields
 
 
-def _fields(name: str, own: dict[str, Any], dim: int, blocks: int) -> dict[str, Any]:
-    fields = own | {"dim": dim}
-    depth = "layers" if fields["model"] == "lstm" else "blocks"
-    if name in ("llama", "lstm-block"):
-        fields["ffn_dim"] = round(8 * dim / 3)
-    return fields | {depth: blocks}
+def _fields(own: dict[str, Any], dim: int, blocks: int) -> dict[str, Any]:
+    fields = own | {"dim": dim, "layers" if own["model"] == "lstm" else "blocks": blocks}
+    return fields | ({"ffn_dim": round(own["ffn_dim"] * dim)} if "ffn_dim" in own else {})
 
 
-def _scaled(
-    name: str, own: dict[str, Any], dim: int, blocks: int, goal: int, ends: tuple[int, int, int]
-) -> dict[str, Any]:
+def _scaled(own: dict[str, Any], dim: int, blocks: int, goal: int, ends: tuple[int, int, int]) -> dict[str, Any]:
     """The config of one width nearest to the goal with inner widths that differ by up to two fifths.
 
     Small models are few and far between. Sizes are nearly linear in the inner widths, so that two tell where to look.
     """
-    fields = _fields(name, own, dim, blocks)
+    fields = _fields(own, dim, blocks)
     inner: dict[str, Any] = {"hidden": dim} if not fields.get("residual", True) else {}
     inner |= {"proj_factor": 2.0, "ffn_factor": 1.3} if fields["model"] == "xlstm" else {}
-    inner |= {"ffn_dim": fields.get("ffn_dim", 4 * dim)} if name in ("llama", "lstm-block", "rwkv4") else {}
-    inner |= {"inner_dim": 2 * dim} if name == "mamba" else {}
+    inner |= {"ffn_dim": fields["ffn_dim"]} if "ffn_dim" in fields else {}
+    inner |= {"inner_dim": 2 * dim} if fields["model"] == "mamba" else {}
 
     def at(percent: int) -> dict[str, Any]:
         scaled = {key: value * percent / 100 for key, value in inner.items()}

@@ -122,8 +122,9 @@ def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, An
     task = make(problem.task, **problem.options)
     seed, rate, start = configuration["seed"], configuration["rate"], time.monotonic()
     torch.manual_seed(seed)
-    shared = {name: getattr(budget, name) for name in ("dim", "blocks", "dropout", "cells")}
-    probe = peers.build(configuration["model"], task, **shared)
+    probe = peers.build(
+        configuration["model"], task, dim=budget.dim, blocks=budget.blocks, dropout=budget.dropout, cells=budget.cells
+    )
     result: dict[str, Any] = {"parameters": probe.num_parameters(), "width": probe.head.in_features}
     losses = train(probe, task, budget, lengths=problem.train, rate=rate, seed=seed)
     result["training"] = losses
@@ -150,7 +151,7 @@ def train(probe: Probe, task: Any, budget: Budget, *, lengths: Sequence[int], ra
     probe.train()
     kept, total, count = [], 0.0, 0
     for step in range(budget.steps):
-        inputs, targets = trimmed(task.sample(rng, budget.batch, lengths[0], reach(step, budget, lengths)))
+        inputs, targets = trimmed(task.sample(rng, budget.batch, lengths[0], _longest(step, budget, lengths)))
         error = errors(probe, task, *packed(inputs, targets))[0].mean()
         optimizer.zero_grad(set_to_none=True)
         error.backward()
@@ -268,7 +269,7 @@ def _rate(step: int, budget: Budget, rate: float) -> float:
     return floor + (rate - floor) * (1 + math.cos(math.pi * part)) / 2
 
 
-def reach(step: int, budget: Budget, lengths: Sequence[int]) -> int:
+def _longest(step: int, budget: Budget, lengths: Sequence[int]) -> int:
     """The length that a training sequence of this step may have: grows evenly, then stays."""
     grown = (step + 1) / (budget.curriculum * budget.steps) if budget.curriculum else 1.0
     return lengths[0] + round((lengths[1] - lengths[0]) * min(1.0, grown))

@@ -132,7 +132,7 @@ def train(
         display.note(f"going on from step {first} of {steps}")
     drawing = picture and figure.available()
     if picture and not drawing:
-        display.note("no loss.png: it needs the package 'matplotlib' (pip install 'exgate[plot]')")
+        display.note(f"no loss.png: {figure.ABSENT}")
 
     def due(every: int) -> bool:
         return run.step == steps or (every > 0 and run.step % every == 0)

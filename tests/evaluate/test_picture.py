@@ -19,6 +19,7 @@ def drawn(monkeypatch, tmp_path):
         assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
         return figures.pop().axes
 
+    draw.figures = figures
     return draw
 
 
@@ -50,6 +51,13 @@ def test_how_far_training_went_is_marked(drawn):
     (axes,) = drawn({"p": {"a": ([1, 2], [0.0, 1.0])}}, mark=1.5)
     line, mark = axes.lines
     assert (line.get_label(), list(mark.get_xdata())) == ("a", [1.5, 1.5])
+
+
+def test_a_map_has_its_numbers(drawn, tmp_path):
+    picture.heat([[1.0, -0.004], [None, 0.256]], ["a", "b"], ["x", "y"], tmp_path / "map.png")
+    (axes,) = drawn.figures.pop().axes
+    assert [text.get_text() for text in axes.texts] == ["1.00", "0.00", "", "0.26"]
+    assert axes.images[0].get_array().tolist() == [[1.0, -0.004], [0.0, 0.256]]
 
 
 def test_a_panel_without_a_line(drawn):

@@ -131,10 +131,10 @@ def test_the_schedule():
 
 def test_training_sequences_grow():
     budget = replace(BUDGET, steps=100, curriculum=0.5)
-    longest = [trial.reach(step, budget, (3, 40)) for step in range(100)]
+    longest = [trial._longest(step, budget, (3, 40)) for step in range(100)]
     assert (longest[0], longest[24], set(longest[49:])) == (4, 21, {40})
     assert longest == sorted(longest)
-    assert {trial.reach(step, BUDGET, (3, 40)) for step in range(100)} == {40}
+    assert {trial._longest(step, BUDGET, (3, 40)) for step in range(100)} == {40}
     drawn = []
 
     def sample(rng, rows, shortest, longest):
