@@ -54,10 +54,16 @@ class AdditiveAttention(nn.Module):
             ValueError: shapes disagree, or the mask is not bool.
         Cost: O(T S dim) time, and as much memory for the backward pass.
         """
-        if query.dim() != 3 or values.dim() != 3 or len(query) != len(values):
+        widths = (*query.shape[2:], *values.shape[2:])
+        if query.dim() != 3 or len(query) != len(values) or widths != (self.query_dim, self.value_dim):
             raise ValueError(
                 f"AdditiveAttention: query has shape {tuple(query.shape)} and values {tuple(values.shape)}; they "
                 f"should be (B, T, {self.query_dim}) and (B, S, {self.value_dim}) with the same B."
+            )
+        if keys is not None and keys.shape != (*values.shape[:2], self.dim):
+            raise ValueError(
+                f"AdditiveAttention: keys have shape {tuple(keys.shape)}; they should be what `keys` gives for these "
+                f"values, (B, S, dim) = {(*values.shape[:2], self.dim)}."
             )
         if mask is not None and (mask.shape != values.shape[:2] or mask.dtype != torch.bool):
             raise ValueError(

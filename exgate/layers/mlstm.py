@@ -13,7 +13,8 @@ from exgate.layers.init import ramp_, small_, wang_
 from exgate.layers.linear import HeadwiseLinear, Linear
 from exgate.layers.norm import HeadNorm, per_head
 from exgate.layers.slstm import split_state
-from exgate.ops import ConvState, MLSTMState
+from exgate.ops import MLSTMState
+from exgate.ops.state import State
 
 
 class MLSTMLayer(nn.Module):
@@ -26,7 +27,7 @@ class MLSTMLayer(nn.Module):
     Args:
         dim: width of input and output.
         heads: they divide the inner width, dim * proj_factor rounded up to a multiple of `multiple`.
-        conv_kernel: taps of the convolution.
+        conv_kernel: taps of the convolution; 0 leaves it out (u = SiLU(a), the ablation of the paper's table 8).
         proj_factor, multiple: inner width over dim, and what it is rounded up to a multiple of.
         qkv_block: width of the blocks in the products for q, k, v (nothing to do with heads).
         bias: in `up`, `q`, `k`, `v`, `down`; convolution and gates have theirs in any case.
@@ -64,7 +65,7 @@ class MLSTMLayer(nn.Module):
         per_head("MLSTMLayer", "inner width", inner, heads)
         per_head("MLSTMLayer", "inner width", inner, qkv_block, "qkv_block")
         self.up = Linear(dim, 2 * inner, bias=bias, **where)
-        self.conv = CausalConv(inner, conv_kernel, **where)
+        self.conv = CausalConv(inner, conv_kernel, **where) if conv_kernel else None
         self.q, self.k, self.v = (HeadwiseLinear(inner, inner // qkv_block, bias=bias, **where) for _ in range(3))
         self.igate = Linear(3 * inner, heads, **where)
         self.fgate = Linear(3 * inner, heads, **where)
@@ -75,7 +76,8 @@ class MLSTMLayer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Gates start as constants: i around 0, f from 3 to 6 over the heads; `down` shrinks with the model's depth."""
-        self.conv.reset_parameters()
+        if self.conv is not None:
+            self.conv.reset_parameters()
         self.norm.reset_parameters()
         nn.init.ones_(self.skip)
         wang_(self.down.weight, self.dim, self.blocks)
@@ -89,13 +91,16 @@ class MLSTMLayer(nn.Module):
         nn.init.normal_(self.igate.bias, std=0.1)
         ramp_(self.fgate.bias)
 
-    def forward(
-        self, x: Tensor, state: tuple[ConvState, MLSTMState] | None = None, *, reset: Tensor | None = None
-    ) -> tuple[Tensor, tuple[ConvState, MLSTMState]]:
-        """x (B, T, dim), reset (B, T) -> (B, T, dim) and the state (ConvState, MLSTMState)."""
-        conv_state, cell_state = split_state("MLSTMLayer", state)
+    def forward(self, x: Tensor, state: State = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        """x (B, T, dim), reset (B, T) -> (B, T, dim) and the state.
+
+        The state is (ConvState, MLSTMState), or MLSTMState alone when there is no convolution.
+        """
+        conv_state, cell_state = (None, state) if self.conv is None else split_state("MLSTMLayer", state)
         a, z = self.up(x).chunk(2, -1)
-        u, conv_state = self.conv(a, conv_state, reset=reset)
+        u = a
+        if self.conv is not None:
+            u, conv_state = self.conv(a, conv_state, reset=reset)
         u = F.silu(u)
         q, k, v = self.q(u), self.k(u), self.v(a)
         gates = torch.cat([q, k, v], -1)
@@ -105,7 +110,7 @@ class MLSTMLayer(nn.Module):
             input_gate=self.input_gate, eps=self.eps, reset=reset, chunk_size=self.chunk_size,
         )  # fmt: skip
         y = self.down((self.norm(h) + self.skip * u) * F.silu(z))
-        return y, (conv_state, cell_state)
+        return y, cell_state if self.conv is None else (conv_state, cell_state)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, heads={self.heads}, inner={self.inner}, input_gate={self.input_gate}"

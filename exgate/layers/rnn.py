@@ -111,6 +111,7 @@ class MLSTM(Shell):
     The state is (x, c, n, m): the convolution's last inputs (N, B, conv_kernel - 1, inner), the matrix memory
     (N, B, heads, K, K), its normaliser (N, B, heads, K) and the stabiliser (N, B, heads), where N is
     num_layers * directions, inner is hidden_size * proj_factor rounded up to a multiple of 64, and K is inner / heads.
+    With conv_kernel 0 it is (c, n, m).
     Zeros are the empty state.
     """
 
@@ -144,14 +145,17 @@ class MLSTM(Shell):
             return Projected(nn.Linear(width, hidden_size, bias=bias, **where), cell)
 
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, layer)
+        self.conv_kernel = conv_kernel
 
-    def _leaves(self, state: tuple[ConvState, MLSTMState]) -> list[Tensor]:
+    def _leaves(self, state: State) -> list[Tensor]:
         return list(flatten(state).values())
 
-    def _state(self, leaves: list[Tensor]) -> tuple[ConvState, MLSTMState]:
-        if len(leaves) != 4:
-            raise ValueError(f"MLSTM: hx has {len(leaves)} tensors; it should be (x, c, n, m).")
-        return ConvState(leaves[0]), MLSTMState(*leaves[1:])
+    def _state(self, leaves: list[Tensor]) -> State:
+        names = ("x", "c", "n", "m") if self.conv_kernel else ("c", "n", "m")
+        if len(leaves) != len(names):
+            raise ValueError(f"MLSTM: hx has {len(leaves)} tensors; it should be ({', '.join(names)}).")
+        cell = MLSTMState(*leaves[-3:])
+        return (ConvState(leaves[0]), cell) if self.conv_kernel else cell
 
 
 class Projected(nn.Module):

@@ -87,9 +87,10 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
 
 def _mlstm_fields(shapes: Mapping[str, tuple[int, ...]], p: str, dim: int) -> dict[str, Any]:
     inner = shapes[f"{p}xlstm.learnable_skip"][0]
+    kernel = shapes.get(f"{p}xlstm.conv1d.conv.weight")
     return {
         "heads": shapes[f"{p}xlstm.mlstm_cell.igate.bias"][0],
-        "conv_kernel": shapes[f"{p}xlstm.conv1d.conv.weight"][2],
+        "conv_kernel": kernel[2] if kernel else 0,
         "proj_factor": _factor(f"{p}xlstm.proj_up", inner, dim, 2.0),
         "qkv_block": shapes[f"{p}xlstm.q_proj.weight"][2],
         "bias": f"{p}xlstm.proj_up.bias" in shapes,

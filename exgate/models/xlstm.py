@@ -27,7 +27,7 @@ class Config:
         tie_embeddings: the head is the embedding's weight.
         dropout: of the embedding and of each residual branch.
         soft_cap: of the logits; 0 is none.
-        conv_kernel: taps in both cells; 0 leaves the convolution out of sLSTM (mLSTM needs at least 1).
+        conv_kernel: taps in both cells; 0 leaves the convolution out.
         slstm_conv_kernel: taps in sLSTM, where they are others; None is conv_kernel.
         multiple: inner widths are rounded up to a multiple of it.
         proj_factor: inner width of mLSTM over dim.

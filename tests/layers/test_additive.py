@@ -77,3 +77,7 @@ def test_errors_say_what_is_wrong():
         attention(query, values, mask=mask[:, :6])
     with pytest.raises(ValueError, match=r"type torch.int64; it should be"):
         attention(query, values, mask=mask.long())
+    with pytest.raises(ValueError, match=r"query has shape \(2, 3, 5\) and values \(2, 7, 5\)"):
+        attention(query, values[..., :5])
+    with pytest.raises(ValueError, match=r"keys have shape \(2, 6, 4\).*\(B, S, dim\) = \(2, 7, 4\)"):
+        attention(query, values, attention.keys(values)[:, :6])

@@ -35,6 +35,7 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "slstm plain exp": lambda **where: SLSTMLayer(D, heads=2, conv_kernel=0, forget_gate="exp", **where),
     "slstm dense": lambda **where: DenseSLSTMLayer(D, heads=3, **where),
     "mlstm": lambda **where: MLSTMLayer(D, heads=2, chunk_size=4, **where),
+    "mlstm plain": lambda **where: MLSTMLayer(D, heads=2, conv_kernel=0, **where),
     "mlstm sigmoid bias": lambda **where: MLSTMLayer(D, heads=4, input_gate="sigmoid", bias=True, **where),
     "mlstm 7b": lambda **where: MLSTM7BLayer(D, heads=3, qk_dim=12, v_dim=18, chunk_size=5, **where),
     "mlstm 7b bias": lambda **where: MLSTM7BLayer(D, heads=3, bias=True, gate_soft_cap=0.0, **where),

@@ -191,6 +191,11 @@ def test_mlstm_state_is_what_its_docstring_says():
     assert c.shape == (2, 3, 4, 16, 16)
     assert n.shape == (2, 3, 4, 16)
     assert m.shape == (2, 3, 4)
+    layer, inputs = MLSTM(5, 24, 2, heads=4, conv_kernel=0), torch.randn(6, 3, 5)
+    y, state = layer(inputs)
+    assert [tensor.dim() for tensor in state] == [5, 4, 3]
+    first, between = layer(inputs[:2])
+    close(torch.cat([first, layer(inputs[2:], between)[0]]), y, 1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,7 @@
 """xLSTM of the 2024 paper: parameter counts, order of the blocks, initial weights, what a config sets."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,12 @@ from exgate.models import xlstm
 )
 def test_parameter_counts(preset, count):
     assert xlstm.build(preset(), device="meta").num_parameters() == count
+
+
+def test_the_ablation_without_convolution():
+    """408.8M parameters in table 8 of the paper."""
+    config = replace(xlstm.xlstm_1_0_350m(), conv_kernel=0)
+    assert xlstm.build(config, device="meta").num_parameters() == 408_798_592
 
 
 @pytest.mark.parametrize(
