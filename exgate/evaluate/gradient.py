@@ -2,7 +2,7 @@ r"""The vanishing gradient: how much of a loss at step T reaches the state d ste
 
 The norm of $\partial L_T / \partial h_{T-d}$ (Hochreiter 1991; Bengio, Simard and Frasconi 1994), in float64, for a
 random direction as loss. h is all that a layer carries on: h of an RNN; h and c of an LSTM; h, c and n of sLSTM; C and
-n of mLSTM; keys and values of attention.
+n of mLSTM; of attention, whose state keeps all steps apart, the key and the value of step T - d.
 """
 
 import torch
@@ -14,18 +14,20 @@ from exgate.layers.init import ramp_
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.mlstm import MLSTMLayer
 from exgate.layers.slstm import SLSTMLayer
+from exgate.ops import AttentionState
 from exgate.ops.state import flatten
 
-CARRIED = ("h", "c", "n", "k", "v")
+CARRIED = ("h", "c", "n", *AttentionState.GROWS)
 
 
 def layers(dim: int = 64, heads: int = 4) -> dict[str, nn.Module]:
     """What is compared, by the names of the picture."""
     remembering = LSTMLayer(dim)
-    ramp_(remembering.input.bias[dim : 2 * dim])
+    ramp_(remembering.input.bias[dim : 2 * dim])  # over the cells
     found = {
         "RNN": RNNLayer(dim),
-        "LSTM": LSTMLayer(dim),
+        "LSTM": LSTMLayer(dim),  # as torch.nn.LSTM starts it, forget gates half open
+        "LSTM, forget bias 1": LSTMLayer(dim, forget_bias=1.0),
         "LSTM, forget bias 3 to 6": remembering,
         "sLSTM": SLSTMLayer(dim, heads=heads, conv_kernel=0),
         "mLSTM": MLSTMLayer(dim, heads=heads),
@@ -70,7 +72,8 @@ def curves(*, steps: int = 100, dim: int = 64, seed: int = 0) -> dict[str, list[
 def _carried(state) -> list[tuple[Tensor, Tensor | float]]:
     """The tensors of a state that are carried on, each with the factor of its gradient.
 
-    c and n are stored divided by exp(m): the gradient of what they stand for is that of them times exp(-m).
+    c and n are stored divided by exp(m): the gradient of what they stand for is that of them times exp(-m). Of a cache,
+    which holds the steps before as well, the newest entry counts.
     """
     named, found = flatten(state), []
     for name, tensor in named.items():
@@ -78,7 +81,11 @@ def _carried(state) -> list[tuple[Tensor, Tensor | float]]:
         if leaf not in CARRIED:
             continue
         m = named.get(f"{head}.m" if head else "m")
-        if m is None or leaf == "h":
+        if leaf in AttentionState.GROWS:
+            newest = torch.zeros(tensor.shape[1], dtype=tensor.dtype)
+            newest[-1] = 1.0
+            found.append((tensor, newest[:, None, None]))
+        elif m is None or leaf == "h":
             found.append((tensor, 1.0))
         else:
             found.append((tensor, torch.exp(-m.detach()).reshape(m.shape + (1,) * (tensor.dim() - m.dim()))))

@@ -30,8 +30,10 @@ def test_what_vanishes():
     assert all(values[0] == 1 and len(values) == 100 for values in curves.values())
     assert fall["RNN"] > 1e4
     assert fall["LSTM"] > 1e10
+    assert 1e4 < fall["LSTM, forget bias 1"] < fall["LSTM"]
     assert fall["LSTM, forget bias 3 to 6"] < 1e2
     assert fall["mLSTM"] < 1e2
+    assert 0.5 < fall["attention"] < 2, "no step is nearer than another"
 
 
 @pytest.mark.parametrize("name", ["mLSTM", "sLSTM"])
