@@ -113,7 +113,8 @@ def main() -> None:
     every = torch.cat([utterance.features for utterance in learn])
     mean, deviation = every.mean(0), every.std(0)
     learn, test = ([u._replace(features=(u.features - mean) / deviation) for u in part] for part in (learn, test))
-    held_out, learn = learn[: len(learn) // 20], learn[len(learn) // 20 :]  # a twentieth, as in the paper
+    some = max(1, len(learn) // 20)  # a twentieth, as in the paper
+    held_out, learn = learn[:some], learn[some:]
     print(
         f"{len(learn)} utterances to learn from, {len(held_out)} held out, {len(test)} to test; {every.shape[1]} wide"
     )

@@ -3,13 +3,15 @@
     python examples/translate.py --demo [--picture map.png]
     python examples/translate.py FOLDER --source de --target en [--picture map.png] [--save MODEL]
 
-FOLDER holds train.de and train.en with a sentence a line, and val and test likewise (.gz will do), as Multi30k comes.
+FOLDER holds train.de and train.en with a sentence a line, and val and test likewise (.gz will do), as Multi30k comes;
+of several test sets, --test names one (test_2016_flickr).
 MODEL takes a checkpoint after each epoch: the same command again goes on where it was stopped. The demonstration needs
 no files: number words to digits, a minute. BPE needs the extra `text`, the picture `plot`; with `bleu` installed, the
 test set's BLEU is printed too.
 """
 
 import argparse
+import hashlib
 import math
 import tempfile
 import time
@@ -35,6 +37,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--demo", action="store_true", help="number words to digits, without files")
     for side, language in (("--source", "de"), ("--target", "en")):
         parser.add_argument(side, default=language, help="ending of the files' names")
+    parser.add_argument("--test", default="test", metavar="NAME", help="which files to test on: test_2016_flickr, ...")
     parser.add_argument("--pairs", type=int, help="learn from so many only")
     parser.add_argument("--vocab", type=int, default=6000, help="tokens of the BPE")
     for side in ("--encoder", "--decoder"):
@@ -98,7 +101,9 @@ def resume(model: seq2seq.Seq2Seq, optimizer: torch.optim.Optimizer, options, fo
         return 0, math.inf, 0
     saved = checkpoint.load(newest)
     if saved.record["options"] != identity(options):
-        raise SystemExit(f"translate: '{folder}' holds a run with other options. Name another folder with --save.")
+        raise SystemExit(
+            f"translate: '{folder}' holds a run with other options or another text. Name another folder with --save."
+        )
     checkpoint.load_model(newest, model)
     parts = {name.removeprefix("optimizer."): tensor for name, tensor in saved.tensors.items() if "random" not in name}
     load_state_tensors(optimizer, model, parts)
@@ -108,8 +113,9 @@ def resume(model: seq2seq.Seq2Seq, optimizer: torch.optim.Optimizer, options, fo
 
 
 def identity(options) -> dict:
-    """The options that a run's weights depend on."""
-    return {name: value for name, value in vars(options).items() if name not in ("folder", "beam", "picture", "save")}
+    """The options that a run's weights depend on, with the fingerprint of its text."""
+    free = ("folder", "test", "beam", "picture", "save")  # the folder's text counts, not its name
+    return {name: value for name, value in vars(options).items() if name not in free}
 
 
 @torch.inference_mode()
@@ -137,8 +143,13 @@ def main() -> None:
         text = {s: parallel.number_pairs(n, seed) for seed, (s, n) in enumerate({"train": 6000, "val": 300}.items())}
         text["test"] = [pair for pair in parallel.number_pairs(400, 2) if pair not in text["train"]]
     else:
-        text = {s: parallel.read(options.folder, s, options.source, options.target) for s in ("train", "val", "test")}
+        names = {"train": "train", "val": "val", "test": options.test}
+        try:
+            text = {s: parallel.read(options.folder, n, options.source, options.target) for s, n in names.items()}
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"translate: {error}") from None
     text["train"] = text["train"][: options.pairs]
+    options.text = hashlib.sha256(repr((text["train"], text["val"])).encode()).hexdigest()[:12]
     sides = [list(side) for side in zip(*text["train"], strict=True)]
     sides = [sides[0] + sides[1]] * 2 if options.joint else sides
     source, target = (BPETokenizer.train(side, options.vocab) for side in sides)
