@@ -1,6 +1,7 @@
 """What all pictures share: whether they can be drawn, an empty figure, and a PNG that is written whole."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ def empty(width: float, height: float, what: str = "a picture") -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def show(draw: Callable[[Path], Path], path: Path) -> None:
+    """Draws a picture to the path and prints where it is, or why there is none."""
+    print(f"picture: {draw(path)}" if available() else f"no picture: {ABSENT}")
 
 
 def save(figure: Any, path: str | os.PathLike[str]) -> Path:

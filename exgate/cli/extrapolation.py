@@ -14,6 +14,7 @@ from exgate import figure
 from exgate.cli.model import open_model
 from exgate.data import text
 from exgate.evaluate import cache, extrapolate, picture
+from exgate.train import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +65,21 @@ def evaluate(argv: list[str]) -> int:
 
 
 def _folders(runs: tuple[str, ...]) -> list[str]:
-    """Each run; for a folder that holds no run of its own, those in it."""
+    """Each run; for a folder that is none itself, the runs in it."""
     if not runs:
         raise ValueError("extrapolate: there is no run. Give run folders, or a folder of them.")
     found = []
     for run in runs:
         path = Path(run)
-        inside = [entry for entry in sorted(path.iterdir()) if entry.is_dir()] if path.is_dir() else []
-        own = not inside or any(
-            (path / name).exists() for name in ("config.json", "recipe.toml", "checkpoints", "best")
-        )
-        found += [run] if own else [str(entry) for entry in inside]
+        inside = [str(entry) for entry in sorted(path.iterdir()) if _is_run(entry)] if path.is_dir() else []
+        found += inside if inside and not _is_run(path) else [run]
+    for run in found:
+        checkpoint.model_folder(run)  # one without a model is named before the first is read
     return found
+
+
+def _is_run(path: Path) -> bool:
+    return any(any(path.glob(name)) for name in ("config.json", "recipe.toml", "checkpoints", "best", "*.safetensors"))
 
 
 def _show(found: dict, arguments: Arguments) -> None:
@@ -88,9 +92,6 @@ def _show(found: dict, arguments: Arguments) -> None:
     Console(soft_wrap=True).print(table)
     cache.write(arguments.out / "results.json", {"window": arguments.window, "runs": found})
     print(f"numbers: {arguments.out / 'results.json'}")
-    if not figure.available():
-        print(f"no picture: {figure.ABSENT}")
-        return
     # Means over stretches of a quarter window: single positions are noise.
     stretch = max(1, arguments.window // 4)
     curves = {}
@@ -98,5 +99,5 @@ def _show(found: dict, arguments: Arguments) -> None:
         parts = [entry["losses"][begin : begin + stretch] for begin in range(0, len(entry["losses"]), stretch)]
         means = [sum(part) / len(part) for part in parts]
         curves[run] = ([stretch * (place + 0.5) for place in range(len(means))], means)
-    panels = {"loss by position": curves}
-    print(f"picture: {picture.curves(panels, arguments.out / 'picture.png', x='position', y='nats per token')}")
+    words = {"x": "position", "y": "nats per token", "mark": arguments.window}
+    figure.show(lambda path: picture.curves({"loss by position": curves}, path, **words), arguments.out / "picture.png")

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -30,20 +29,28 @@ from exgate.evaluate.trial import Suite
 from exgate.models.io import unknown
 
 PROCESS = 3 * 2**29  # bytes of memory that a run should find free
+MEMORY = Path("/proc/meminfo")
 # What `suite` of a suite that reads --data calls their fingerprint: who reads them, and what is read without --data.
 READERS: dict[str, tuple[Any, tuple[str, ...]]] = {"text": (excerpts, (BUILT_IN,)), "data": (arena, ())}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Shared:
     suite: Annotated[Positional[str], arg(metavar="SUITE")]
     """What is measured."""
+    preset: Annotated[Literal["smoke", "small", "paper"], arg(aliases=("--budget",))] = "small"
+    """smoke: seconds, says nothing; small: minutes per model and problem; paper: the published lengths, batches and
+    steps."""
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where table.md, results.json, picture.png and runs.jsonl go: runs/evaluate/SUITE-PRESET. Stopped, it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Shared):
     models: Annotated[str | None, arg(metavar="A,B,...")] = None
     """Which models; those of the suite. All get the same number of parameters, within 3 %."""
     problems: Annotated[str | None, arg(metavar="A,B,...")] = None
     """Which of the suite's problems; all."""
-    preset: Annotated[Literal["smoke", "small", "paper"], arg(aliases=("--budget",))] = "small"
-    """smoke: seconds, says nothing; small: minutes per model and problem; paper: the published settings."""
     seeds: Annotated[int | None, arg(metavar="N")] = None
     """Runs at the best learning rate, in place of the preset's; the rate is chosen on the first."""
     rates: Annotated[str | None, arg(metavar="X,Y,...")] = None
@@ -57,8 +64,6 @@ class Arguments:
     data: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
     """What the suite reads: a text (as in `exgate evaluate RUN --data`; CPython's manual if there is none), or lra's
     folders."""
-    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Where table.md, results.json, picture.png and runs.jsonl go: runs/evaluate/SUITE-PRESET. Stopped, it goes on."""
 
 
 def evaluate(argv: list[str]) -> int:
@@ -66,17 +71,14 @@ def evaluate(argv: list[str]) -> int:
     if argv[0] == "extrapolate":
         return extrapolation.evaluate(argv[1:])
     module = import_module(f"exgate.evaluate.{argv[0].replace('-', '_')}")
-    arguments = tyro.cli(
-        Arguments,
-        prog="exgate evaluate",
-        description=f"{module.__doc__}\n\nexample:\n  exgate evaluate {argv[0]}",
-        args=argv,
-    )
+    description = f"{module.__doc__}\n\nexample:\n  exgate evaluate {argv[0]}"
+    trains = hasattr(module, "suite")  # gradient does not
+    arguments = tyro.cli(Arguments if trains else Shared, prog="exgate evaluate", description=description, args=argv)
     folder = arguments.out or Path("runs", "evaluate", f"{argv[0]}-{arguments.preset}")
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
     with _one_thread():
-        if argv[0] == "gradient":
+        if not isinstance(arguments, Arguments):
             return _gradient(arguments, folder, console)
         make, reads = _tasks(module, arguments)
         suite = _changed(module.suite(arguments.preset, **reads), arguments)
@@ -88,7 +90,7 @@ def evaluate(argv: list[str]) -> int:
     cache.write(folder / "results.json", {"arguments": [argv[0], arguments.preset], "budget": vars(suite.budget),
                                           "measure": suite.measure, "problems": table, "costs": costs})  # fmt: skip
     print(f"numbers: {folder / 'results.json'}")
-    _draw(lambda path: _picture(suite, table, path), folder)
+    figure.show(lambda path: _picture(suite, table, path), folder / "picture.png")
     return 0
 
 
@@ -117,13 +119,14 @@ def _task(sources: tuple[str, ...], name: str, **options: Any) -> synthetic.Task
 def _costs(suite: Suite, make: Any) -> dict[str, dict[str, float]]:
     (problem,) = suite.problems
     task = make(problem.task, **problem.options)
-    return {model: cost.measure(model, task, problem, suite.budget) for model in suite.models}
+    return cost.measure(suite.models, task, problem, suite.budget)
 
 
 def _changed(suite: Suite, arguments: Arguments) -> Suite:
     """The suite with what the command line says in place of the preset's."""
     models = suite.models if arguments.models is None else _listed(arguments.models)
-    peers.check(models)
+    for problem in suite.problems:
+        peers.check(models, problem.own(suite.budget).blocks)
     problems = suite.problems
     if arguments.problems is not None:
         known = {problem.name: problem for problem in problems}
@@ -160,7 +163,9 @@ def _computed(
     ) as bar:
         task = bar.add_task(f"runs (of {total} in all)", total=len(configurations))
         compute = partial(trial.run, make=make)
-        processes = min(arguments.processes, _room())
+        processes = min(arguments.processes, room := _room())
+        if processes < arguments.processes:
+            console.print(f"{processes} of {arguments.processes} processes: there is memory for {room} runs at a time.")
         found = cache.results(configurations, compute, file=folder / "runs.jsonl", processes=processes)
         for configuration, result in found:
             bar.advance(task)
@@ -168,12 +173,12 @@ def _computed(
 
 
 def _room() -> int:
-    """For how many processes there is memory, at least one; where the system does not say, for any number."""
+    """For how many processes there is memory, at least one; where the system does not say (not Linux), any number."""
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+        words = MEMORY.read_text().split()
+        return max(1, 1024 * int(words[words.index("MemAvailable:") + 1]) // PROCESS)
+    except (OSError, ValueError):
         return sys.maxsize
-    return max(1, free // PROCESS)
 
 
 def _measured(suite: Suite) -> str:
@@ -202,7 +207,10 @@ def _rows(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], costs: dict
                 continue
             value, digits = bucket[suite.measure], ".4f" if suite.measure in ("last", "mse") else ".3f"
             spread = f" ± {value['spread']:{digits}}" if suite.budget.seeds > 1 else ""
-            rows[-1].append(f"{value['mean']:{digits}}{spread} ({entry['rate']:g})")
+            ended = (
+                "" if bucket["seeds"] == suite.budget.seeds else f", {bucket['seeds']} of {suite.budget.seeds} seeds"
+            )
+            rows[-1].append(f"{value['mean']:{digits}}{spread} ({entry['rate']:g}{ended})")
     if costs:
         (problem,) = suite.problems
         low, high = problem.train[1], problem.buckets[-1][1]
@@ -258,16 +266,15 @@ def _picture(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], path: Pa
                 longest = [bucket["lengths"][1] for bucket in scored]
                 panels[problem][model] = (longest, [bucket[suite.measure]["mean"] for bucket in scored])
     if suite.picture == "steps":
-        error = "nats" if suite.costs else "mean squared error"
         learnt = max(problem.train[1] for problem in suite.problems)
         beyond = any(problem.buckets[-1][1] > learnt for problem in suite.problems)
-        return picture.curves(panels, path, x=suite.axis, y=error, mark=learnt if beyond else None)
+        return picture.curves(panels, path, x=suite.axis, y=suite.loss, mark=learnt if beyond else None)
     if suite.picture == "groups":
         return picture.curves(panels, path, x=suite.axis, y="perplexity", log=True, ticks=suite.groups)
     return picture.curves(panels, path, x=suite.axis, y=_measured(suite), top=1.05)
 
 
-def _gradient(arguments: Arguments, folder: Path, console: Console) -> int:
+def _gradient(arguments: Shared, folder: Path, console: Console) -> int:
     start = time.monotonic()
     steps = {"smoke": 12, "small": 100, "paper": 100}[arguments.preset]
     curves = gradient.curves(steps=steps, seed=0)
@@ -281,15 +288,10 @@ def _gradient(arguments: Arguments, folder: Path, console: Console) -> int:
     print(f"numbers: {folder / 'results.json'}")
     lines = {name: (range(1, steps + 1), values) for name, values in curves.items()}
     x, y = "steps back, d = T - t", "gradient norm"
-    _draw(lambda path: picture.curves({"at initialisation": lines}, path, x=x, y=y, log=True), folder)
+    figure.show(
+        lambda path: picture.curves({"at initialisation": lines}, path, x=x, y=y, log=True), folder / "picture.png"
+    )
     return 0
-
-
-def _draw(draw: Any, folder: Path) -> None:
-    if figure.available():
-        print(f"picture: {draw(folder / 'picture.png')}")
-    else:
-        print(f"no picture: {figure.ABSENT}")
 
 
 @contextmanager
@@ -316,6 +318,6 @@ def _positive(word: str) -> float:
         value = float(word)
     except ValueError:
         value = 0.0
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ValueError(f"evaluate: '{word}' is no learning rate; it should be a positive number.")
     return value

@@ -38,9 +38,9 @@ def bytes_(sources: Sequence[str]) -> Task:
 def words(sources: Sequence[str], *, most: int = 20_000) -> Task:
     r"""The next word (what `str.split` leaves; lines end with a word of their own), with losses by frequency.
 
-    The vocabulary is the `most` frequent words of the training part; all others are one word, which is no target of a
-    group. Groups are by the number of occurrences in the training part, in decades: up to 10, up to 100, ...
-    (the paper's own edges are not published: Beck et al. 2024, arXiv:2405.04517, figure 2).
+    The vocabulary is the `most` frequent words of the training part; all others are one word, with a group of
+    its own, the last one. Groups are by the number of occurrences in the training part, in decades: up to 10, up to
+    100, ... (the paper's own edges are not published: Beck et al. 2024, arXiv:2405.04517, figure 2).
     """
     lines = (line for _, document in text.documents(sources) for line in document.splitlines())
     stream = [word for line in lines for word in (*line.split(), "\n")]

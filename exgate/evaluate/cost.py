@@ -2,56 +2,70 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from exgate.evaluate import peers
+from exgate.evaluate.peers import Probe
 from exgate.evaluate.trial import Budget, Problem, errors, trimmed
 from exgate.ops.state import flatten
 
-STEPS = 5
+ROUNDS = 15
 
 
-def measure(name: str, task: Any, problem: Problem, budget: Budget) -> dict[str, float]:
-    """Training steps of a fresh model on batches of the budget, alone on the thread that it is called on.
+def measure(names: Sequence[str], task: Any, problem: Problem, budget: Budget) -> dict[str, dict[str, float]]:
+    """Training steps of fresh models on a batch of the budget, alone on the thread that it is called on.
 
     Returns:
-        tokens_per_second: forward and backward, the median of five steps.
-        kept_bytes_per_token: tensors that forward keeps for backward, parameters aside.
+        By model: tokens_per_second: forward and backward, the median of fifteen steps, which the models take in turns,
+            so that a machine that is slower for a while is slower for all;
+        kept_bytes_per_token: tensors that forward keeps for backward, parameters aside;
         state_bytes: of one sequence after the problem's training length, and longest_state_bytes after the length of
             its last bucket.
     """
-    torch.manual_seed(0)
     budget = problem.own(budget)
-    probe = peers.build(name, task, dim=budget.dim, blocks=budget.blocks, cells=budget.cells)
-    inputs, targets = trimmed(task.sample(np.random.default_rng(0), budget.batch, *problem.train))
+    batch = trimmed(task.sample(np.random.default_rng(0), budget.batch, *problem.train))
+    probes, found = {}, {}
+    for name in names:
+        torch.manual_seed(0)
+        probe = probes[name] = peers.build(name, task, dim=budget.dim, blocks=budget.blocks, cells=budget.cells)
+        sizes = [_state_bytes(probe, task, length) for length in (problem.train[1], problem.buckets[-1][1])]
+        found[name] = {
+            "kept_bytes_per_token": _kept_bytes(probe, task, batch) / batch[1].numel(),
+            "state_bytes": sizes[0], "longest_state_bytes": sizes[1],
+        }  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in probes}
+    for _ in range(ROUNDS):
+        for name, probe in probes.items():
+            start = time.perf_counter()
+            errors(probe, task, *batch)[0].mean().backward()
+            seconds[name].append(time.perf_counter() - start)
+    speed = {name: batch[1].numel() / statistics.median(taken) for name, taken in seconds.items()}
+    return {name: {"tokens_per_second": speed[name], **found[name]} for name in probes}
+
+
+def _kept_bytes(probe: Probe, task: Any, batch: tuple[Tensor, Tensor]) -> int:
+    """What a forward pass keeps for its backward pass, which is run, too: the gradients are there afterwards."""
     own = {parameter.untyped_storage().data_ptr() for parameter in probe.parameters()}
     kept: dict[int, int] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        errors(probe, task, inputs, targets)[0].mean().backward()
-    seconds = []
-    for _ in range(STEPS):
-        start = time.perf_counter()
-        errors(probe, task, inputs, targets)[0].mean().backward()
-        seconds.append(time.perf_counter() - start)
-    sizes = []
-    for length in (problem.train[1], problem.buckets[-1][1]):
-        sequence, _ = trimmed(task.sample(np.random.default_rng(0), 1, length, length))
-        with torch.no_grad():
-            _, state = probe.stack(probe.embed(sequence))
-        sizes.append(sum(tensor.numel() * tensor.element_size() for tensor in flatten(state).values()))
-    return {
-        "tokens_per_second": targets.numel() / statistics.median(seconds),
-        "kept_bytes_per_token": sum(kept.values()) / targets.numel(),
-        "state_bytes": sizes[0],
-        "longest_state_bytes": sizes[1],
-    }
+        errors(probe, task, *batch)[0].mean().backward()
+    return sum(kept.values())
+
+
+@torch.no_grad()
+def _state_bytes(probe: Probe, task: Any, length: int) -> int:
+    sequence, _ = trimmed(task.sample(np.random.default_rng(0), 1, length, length))
+    _, state = probe.stack(probe.embed(sequence))
+    return sum(tensor.numel() * tensor.element_size() for tensor in flatten(state).values())

@@ -34,5 +34,5 @@ def suite(preset: str, text: str) -> Suite:
     )  # fmt: skip
     return Suite(
         problems=(problem,), budget=BUDGETS[preset], models=MODELS, measure="bits", headline=0, picture="steps",
-        axis="position", costs=True,
+        axis="position", loss="nats", costs=True,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """The models that the suites compare, by name, at equal numbers of parameters: their widths are solved for."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -13,10 +14,12 @@ from exgate.models import io
 
 # Two models are of one size if they differ by no more than this share.
 TOLERANCE = 0.03
+# What is wanted beside it, where it can be had: that without embedding and head they differ by no more than this.
+BETWEEN = 0.06
 # The model whose size, at a suite's width, is the size of all.
 REFERENCE = "xlstm[0:1]-no-conv"
 WIDEST = 4096
-LEAST, MOST = 70, 140  # percent of the usual inner widths
+LEAST, MOST = 50, 180  # percent of the usual inner widths
 
 # "frozen" are the parameters that stay as they are, which is 0 for these; an "ffn_dim" is so many times the width.
 _XLSTM = {"model": "xlstm", "heads": 1, "multiple": 16}
@@ -31,9 +34,10 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "lstm-block": {"model": "lstm", "ffn_dim": 8 / 3},
     "xlstm[0:1]": _XLSTM | {"pattern": "s"},
     "xlstm[0:1]-no-conv": _XLSTM | {"pattern": "s", "slstm_conv_kernel": 0},
+    "xlstm[0:1]-uniform": _XLSTM | {"pattern": "s", "slstm_conv_kernel": 0, "recurrent_init": "uniform"},
     "xlstm[1:1]": _XLSTM | {"pattern": "ms"},
     "xlstm[1:0]": _XLSTM | {"pattern": "m"},
-    "xlstm[1:0]-no-conv": _XLSTM | {"pattern": "m", "conv_kernel": 1},
+    "xlstm[1:0]-no-conv": _XLSTM | {"pattern": "m", "conv_kernel": 0},
     "xlstm[1:0]-bias-gates": _XLSTM | {"pattern": "m", "frozen": ("igate.weight", "fgate.weight")},
     "llama": {"model": "llama", "heads": 2, "ffn_dim": 8 / 3},
     "mamba": {"model": "mamba"},
@@ -69,15 +73,21 @@ class Probe(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 
-def check(names: Iterable[str]) -> None:
-    """Refuses names that are not in `MODELS`.
+def check(names: Iterable[str], blocks: int | None = None) -> None:
+    """Refuses names that are not in `MODELS`, and models of more kinds of blocks than there are blocks.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: there is no such model, or not of so few blocks.
     """
     for name in names:
         if name not in MODELS:
             raise ValueError(f"evaluate: {io.unknown(name, MODELS, what='model')}")
+        kinds = len(_FIELDS[name].get("pattern", ""))
+        if blocks is not None and kinds > blocks:
+            raise ValueError(
+                f"evaluate: '{name}' has {kinds} kinds of blocks, but the models of this problem have {blocks} in all. "
+                "Leave it out."
+            )
 
 
 def build(
@@ -90,7 +100,7 @@ def build(
         dim, blocks: width of the reference, and blocks (layers) of both.
         cells: fields of the config of xLSTM models in place of the usual.
     Raises:
-        ValueError: there is no such model, or no width of it is within `TOLERANCE`.
+        ValueError: there is no such model, not of so few blocks, or no width of it is within `TOLERANCE`.
     """
     fields = size(name, task, dim=dim, blocks=blocks, cells=cells)
     more = {"dropout": dropout} if dropout else {}
@@ -99,7 +109,7 @@ def build(
 
 def size(name: str, task: Any, *, dim: int, blocks: int, cells: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The fields of the config of `build`, without dropout."""
-    check([name])
+    check([name], blocks)
     own = _FIELDS[name] | (dict(cells or {}) if _FIELDS[name]["model"] == "xlstm" else {})
     return dict(_size(name, tuple(own.items()), (task.vocabulary, task.features, task.outputs), dim, blocks))
 
@@ -109,22 +119,26 @@ def _size(
     name: str, items: tuple[tuple[str, Any], ...], ends: tuple[int, int, int], dim: int, blocks: int
 ) -> dict[str, Any]:
     own = dict(items)
-    goal = _count(_fields(_FIELDS[REFERENCE], dim, blocks), ends)
+    goals = _counts(_fields(_FIELDS[REFERENCE], dim, blocks), ends)
     step = 4 if own["model"] == "llama" else 1  # each head has pairs of numbers to rotate
     widths = range(8, WIDEST, step)
-    place = bisect_left(widths, goal, key=lambda width: _count(_fields(own, width, blocks), ends))
+    place = bisect_left(widths, goals[0], key=lambda width: _counts(_fields(own, width, blocks), ends)[0])
 
-    def off(fields: dict[str, Any]) -> float:
-        return abs(_count(fields, ends) / goal - 1)
+    def off(fields: dict[str, Any]) -> tuple[float, float]:
+        total, between = (abs(found / goal - 1) for found, goal in zip(_counts(fields, ends), goals, strict=True))
+        return max(total, TOLERANCE), max(between, BETWEEN) if total <= TOLERANCE else math.inf
 
-    fields = min((_fields(own, width, blocks) for width in widths[max(0, place - 2) : place + 2]), key=off)
-    if off(fields) > TOLERANCE:
-        near = widths[max(0, place - 8) : place + 8]  # inner widths are multiples: sizes jump
-        fields = min((_scaled(own, width, blocks, goal, ends) for width in near), key=off)
-    if off(fields) > TOLERANCE:
+    nearest = (_fields(own, width, blocks) for width in widths[max(0, place - 2) : place + 2])
+    fields = min(nearest, key=lambda fields: abs(_counts(fields, ends)[0] - goals[0]))
+    for reach in (8, 20):  # small models jump in size, and with a large vocabulary the ends decide on the width
+        if off(fields) > (TOLERANCE, BETWEEN):
+            near = widths[max(0, place - reach) : place + reach]
+            fields = min((fields, *(_scaled(own, width, blocks, goals[0], ends) for width in near)), key=off)
+    total = _counts(fields, ends)[0]
+    if abs(total / goals[0] - 1) > TOLERANCE:
         raise ValueError(
-            f"evaluate: '{name}' has {_count(fields, ends):,} parameters at width {fields['dim']}, but {goal:,} are "
-            f"wanted, within {TOLERANCE:.0%}. Take another width for the suite (it is {dim})."
+            f"evaluate: '{name}' has {total:,} parameters at width {fields['dim']}, but {goals[0]:,} are wanted, "
+            f"within {TOLERANCE:.0%}. Take another width for the suite (it is {dim})."
         )
     return fields
 
@@ -135,7 +149,7 @@ def _fields(own: dict[str, Any], dim: int, blocks: int) -> dict[str, Any]:
 
 
 def _scaled(own: dict[str, Any], dim: int, blocks: int, goal: int, ends: tuple[int, int, int]) -> dict[str, Any]:
-    """The config of one width nearest to the goal with inner widths that differ by up to two fifths.
+    """The config of one width nearest to the goal with inner widths of 50 to 180 percent.
 
     Small models are few and far between. Sizes are nearly linear in the inner widths, so that two tell where to look.
     """
@@ -149,15 +163,16 @@ def _scaled(own: dict[str, Any], dim: int, blocks: int, goal: int, ends: tuple[i
         scaled = {key: value * percent / 100 for key, value in inner.items()}
         return fields | {key: value if type(inner[key]) is float else round(value) for key, value in scaled.items()}
 
-    low, high = (_count(at(percent), ends) for percent in (LEAST, MOST))
+    low, high = (_counts(at(percent), ends)[0] for percent in (LEAST, MOST))
     guess = LEAST if high == low else round(LEAST + (goal - low) / (high - low) * (MOST - LEAST))
     tries = range(max(LEAST, guess - 5), min(MOST, guess + 5) + 1) or (LEAST, MOST)
-    return min((at(percent) for percent in tries), key=lambda fields: abs(_count(fields, ends) - goal))
+    return min((at(percent) for percent in tries), key=lambda fields: abs(_counts(fields, ends)[0] - goal))
 
 
-def _count(fields: dict[str, Any], ends: tuple[int, int, int]) -> int:
-    vocabulary, features, outputs = ends
-    return _probe(fields, vocabulary, features, outputs, "meta").num_parameters()
+def _counts(fields: dict[str, Any], ends: tuple[int, int, int]) -> tuple[int, int]:
+    """Parameters that are learnt: all, and those between embedding and head."""
+    probe = _probe(fields, *ends, "meta")
+    return probe.num_parameters(), sum(p.numel() for p in probe.stack.parameters() if p.requires_grad)
 
 
 def _probe(fields: dict[str, Any], vocabulary: int, features: int, outputs: int, device: str) -> Probe:

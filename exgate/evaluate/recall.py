@@ -10,7 +10,7 @@ MODELS = ("llama", "mamba", "rwkv4", "lstm", "xlstm[0:1]", "xlstm[1:0]", "xlstm[
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=16, rates=(1e-2,), rows=8),
     "small": Budget(steps=1000, batch=32, dim=64, rates=(1e-2, 3e-3, 1e-3), seeds=3, rows=256),
-    # 64 epochs of 100,000 examples.
+    # 64 epochs of 100,000 examples; of 256 steps in smaller batches.
     "paper": Budget(
         steps=12_500, batch=512, dim=64, rates=(1e-4, 4.6e-4, 2.15e-3, 1e-2), rows=3000, floor=1e-4, beta2=0.999
     ),
@@ -18,7 +18,7 @@ BUDGETS = {
 # (vocabulary, T, K, widths; none: the budget's)
 GRIDS = {
     "smoke": [(16, 16, 2, (None,))],
-    "small": [(128, 64, 8, (None,)), (128, 64, 16, (None,))],
+    "small": [(128, 64, 8, (None,)), (128, 64, 16, (None,)), (8192, 64, 4, (None,))],
     "paper": [(8192, 64, 4, (32, 64, 128, 256, 512)), (8192, 128, 8, (32, 64, 128, 256, 512)),
               (8192, 256, 16, (32, 64, 128, 256, 512))],
 }  # fmt: skip
@@ -35,7 +35,7 @@ def suite(preset: str) -> Suite:
         Problem(
             name=f"mqar V{vocabulary} T{length} K{pairs}" + (f" D{dim}" if dim else ""), task="recall.mqar",
             options={"vocabulary": vocabulary, "pairs": pairs}, train=(length, length), buckets=((length, length),),
-            dim=dim,
+            dim=dim, batch=256 if length == 256 else None, steps=25_000 if length == 256 else None,
         )
         for vocabulary, length, pairs, widths in GRIDS[preset]
         for dim in widths

@@ -7,7 +7,8 @@ cells, whole sequences and AdamW.
 
 from exgate.evaluate.trial import Budget, Problem, Suite
 
-MODELS = ("rnn", "lstm", "lstm-peephole", "xlstm[0:1]-no-conv")  # a few cells: a convolution would weigh too much
+# A few cells: a convolution would weigh too much.
+MODELS = ("rnn", "lstm", "lstm-peephole", "xlstm[0:1]-no-conv", "xlstm[0:1]-uniform")
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=8, rates=(1e-2,), rows=8, blocks=1),
     "small": Budget(steps=2000, batch=32, dim=8, rates=(1e-2, 3e-3, 1e-3), seeds=3, rows=512, blocks=1),

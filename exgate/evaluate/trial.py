@@ -86,11 +86,12 @@ class Suite:
     """Problems, a budget, and how the result is shown.
 
     Args:
-        measure: of `score`; "scaled", "accuracy" and "correct" are best at 1, "mse" and "last" at 0.
+        measure: of `score`; "scaled", "accuracy" and "correct" are best at 1, "mse", "last", "bits" and "perplexity"
+            the smaller the better.
         headline: the bucket of the table's and map's numbers.
         picture: "map" (models by problems), "lengths" (measure by bucket), "steps" (error along the sequence) or
             "groups" (loss by group of classes).
-        axis: what the lengths measure, for the picture.
+        axis: what the lengths measure, for the picture; loss: what `steps` are measured in.
         groups: their names, for the picture.
         costs: whether tokens per second, memory and the state's size are measured, too.
     """
@@ -102,6 +103,7 @@ class Suite:
     headline: int = -1
     picture: str = "lengths"
     axis: str = "length"
+    loss: str = "mean squared error"
     groups: tuple[str, ...] = ()
     costs: bool = False
 
@@ -115,7 +117,7 @@ def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, An
             features, outputs, chance, blank, tolerance. The generators are no part of this folder.
     Returns:
         parameters, width, seconds, training (losses, about fifty), validation (scores on the training lengths) and
-        buckets (scores each). A run whose loss is not finite stops, and has `diverged`: the step.
+        buckets (scores each). A run whose loss is not finite stops, and has `diverged`: True in place of scores.
     """
     problem = Problem(**configuration["problem"])
     budget = problem.own(Budget(**configuration["budget"]))

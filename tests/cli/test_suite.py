@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from exgate import figure
-from exgate.cli import main, suite, suites
+from exgate.cli import extrapolation, main, suite, suites
 from exgate.data import arena
 from exgate.evaluate import cache, lra, trial
 from tests.data import arena_sets
@@ -49,6 +49,14 @@ def test_extrapolate(folder, tmp_path, capsys):
     assert list(found["perplexities"]) == ["1", "2", "4", "8"]
     assert len(found["losses"]) == 128
     assert "8x" in capsys.readouterr().out
+    runs = tmp_path / "runs"
+    (runs / "evaluate" / "formal-small").mkdir(parents=True)  # where suites write
+    (runs / "a").symlink_to(folder)
+    assert extrapolation._folders((str(runs),)) == [str(runs / "a")]
+    (runs / "b").mkdir()
+    (runs / "b" / "recipe.toml").touch()
+    assert evaluate("extrapolate", runs, *words[2:]) == 2
+    assert f"the run '{runs / 'b'}' has written no checkpoint yet" in capsys.readouterr().err
     assert evaluate(*words, "--times", 999) == 2
     assert "the text has 561 tokens; a row has 15984. Give more text." in capsys.readouterr().err
 
@@ -178,7 +186,7 @@ def test_processes_give_the_same(tmp_path, pytestconfig):
         assert there == pytest.approx(here, rel=1e-5)
 
 
-def test_no_more_processes_than_memory_has_room_for(tmp_path, monkeypatch):
+def test_no_more_processes_than_memory_has_room_for(tmp_path, monkeypatch, capsys):
     asked = []
     results = cache.results
 
@@ -187,10 +195,16 @@ def test_no_more_processes_than_memory_has_room_for(tmp_path, monkeypatch):
         return results(*args, processes=1, **options)
 
     monkeypatch.setattr(cache, "results", recorded)
-    for free in (0, 5 * suite.PROCESS):
-        monkeypatch.setattr(suite.os, "sysconf", lambda name, free=free: free if name == "SC_AVPHYS_PAGES" else 1)
-        assert evaluate("nearest", "--preset", "smoke", "--models", "lstm", "--processes", 9, "--out", tmp_path) == 0
-    assert asked == [1, 1, 5, 5]
+    monkeypatch.setattr(suite, "MEMORY", tmp_path / "meminfo")
+    words = ["nearest", "--preset", "smoke", "--models", "lstm", "--processes", 9, "--out", tmp_path]
+    for free in (0, 5):
+        kilobytes = free * suite.PROCESS // 1024
+        suite.MEMORY.write_text(f"MemTotal: 99999999 kB\nMemFree: 0 kB\nMemAvailable: {kilobytes} kB\n")
+        assert evaluate(*words) == 0
+        assert f"{max(1, free)} of 9 processes: there is memory for {max(1, free)} runs" in capsys.readouterr().err
+    suite.MEMORY.unlink()  # as where there is none
+    assert evaluate(*words) == 0
+    assert asked == [1, 1, 5, 5, 9, 9]
 
 
 def test_a_run_folder_with_a_suites_name(capsys):
@@ -208,12 +222,26 @@ def test_a_run_that_diverged_has_a_place(tmp_path, capsys, monkeypatch):
         assert "diverged" in capsys.readouterr().out
 
 
+def test_a_mean_says_of_how_many_seeds(tmp_path, capsys, monkeypatch):
+    def run(configuration, make):
+        result = {"parameters": 1, "width": 1, "seconds": 0.0, "training": []}
+        if configuration["seed"]:
+            return result | {"diverged": True}
+        return result | {"validation": {"loss": 1.0}, "buckets": [{"last": 0.5, "steps": [0.5]}]}
+
+    monkeypatch.setattr(trial, "run", run)
+    assert evaluate("nearest", "--preset", "smoke", "--models", "lstm", "--seeds", 3, "--out", tmp_path) == 0
+    assert "(0.01, 1 of 3 seeds)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words, sentence",
     [
         (["formal", "--models", "lstn"], "unknown model 'lstn'. Did you mean 'lstm'?"),
         (["formal", "--problems", "partiy"], "unknown problem 'partiy'. Did you mean 'parity'?"),
         (["formal", "--rates", "fast"], "'fast' is no learning rate"),
+        (["formal", "--rates", "inf"], "'inf' is no learning rate"),
+        (["timing", "--models", "xlstm[1:1]"], "'xlstm[1:1]' has 2 kinds of blocks, but the models of this problem"),
         (["formal", "--seeds", "0"], "--seeds is 0; it should be at least 1"),
         (["formal", "--processes", "0"], "--processes is 0"),
         (["formal", "--curriculum", "1.5"], "--curriculum is 1.5"),

@@ -13,7 +13,7 @@ BUDGET = Budget(steps=1, batch=2, dim=16)
 @pytest.fixture(scope="module")
 def costs():
     task = bytes_(["python-manual"])
-    return {name: cost.measure(name, task, PROBLEM, BUDGET) for name in ("lstm", "llama", "xlstm[1:0]")}
+    return cost.measure(("lstm", "llama", "xlstm[1:0]"), task, PROBLEM, BUDGET)
 
 
 def test_the_state_of_attention_grows_alone(costs):
@@ -25,7 +25,8 @@ def test_the_state_of_attention_grows_alone(costs):
 def test_the_state_of_an_lstm(costs):
     from exgate.evaluate import peers
 
-    hidden = peers.size("lstm", bytes_(["python-manual"]), dim=16, blocks=2)["dim"]
+    fields = peers.size("lstm", bytes_(["python-manual"]), dim=16, blocks=2)
+    hidden = fields.get("hidden", fields["dim"])
     assert costs["lstm"]["state_bytes"] == 2 * 2 * 4 * hidden  # two layers of h and c in float32
 
 

@@ -1,14 +1,9 @@
 """The best learning rate on the first seed, then the other seeds; means and spreads; what diverges."""
 
-import inspect
-import json
 import math
-import pkgutil
-from importlib import import_module
 
 import pytest
 
-import exgate.evaluate
 from exgate.evaluate.search import count, search
 from exgate.evaluate.trial import Budget, Problem, Suite
 
@@ -52,31 +47,3 @@ def test_search():
     assert first["steps"] == [None, 1.0]
     assert second["accuracy"] == {"mean": 1.0, "spread": 0.0}
     assert table["p"]["b"]["buckets"] == []
-
-
-SUITES = [
-    name for file in pkgutil.iter_modules(exgate.evaluate.__path__)
-    if hasattr(import_module(name := f"exgate.evaluate.{file.name}"), "suite")
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", SUITES)
-@pytest.mark.parametrize("preset", ["smoke", "small", "paper"])
-def test_all_models_of_a_table_get_the_same(name, preset):
-    """Data, tokens, steps, schedule and the rates to choose from: nothing but the model's name tells runs apart."""
-    make = import_module(name).suite
-    suite = make(preset, **({"text": "0"} if "text" in inspect.signature(make).parameters else {}))
-    seen: dict[str, list] = {}
-
-    def record(configurations):
-        for configuration in configurations:
-            asked = {key: value for key, value in configuration.items() if key != "model"}
-            seen.setdefault(configuration["model"], []).append(json.dumps(asked, sort_keys=True))
-            result = {"parameters": 1, "width": 1, "seconds": 0.0, "validation": {"loss": configuration["rate"]}}
-            yield configuration, result
-
-    search(suite, record)
-    assert list(seen) == list(suite.models)
-    assert len({tuple(asked) for asked in seen.values()}) == 1
-    for problem in suite.problems:
-        assert problem.train not in problem.buckets[1:], "what is reported is not what a rate is chosen on"

@@ -221,3 +221,33 @@ def test_sequences_of_one_length_stay_as_they_are():
     assert same is inputs
     assert aims is targets
     assert reset is None
+
+
+@pytest.mark.parametrize("models", [("lstm", "xlstm[1:1]", "llama"), ("xlstm[0:1]", "mamba", "rwkv4")])
+def test_models_differ_in_nothing_but_themselves(models, monkeypatch):
+    """The same batches in the same order, the same rates, the same validation and test data, whatever the model."""
+    seen, batches, rates, made = {}, [], [], task("formal.language", name="parity")
+
+    def sample(rng, *where):
+        batch = made.sample(rng, *where)
+        batches.append((where, np.concatenate([part.ravel() for part in batch]).tolist()))
+        return batch
+
+    class Watched(torch.optim.AdamW):
+        def step(self, closure=None):
+            rates.append([(group["lr"], group["weight_decay"], group["betas"]) for group in self.param_groups])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    problem = Problem(name="parity", task="parity", train=(3, 12), buckets=((3, 12), (20, 30)))
+    budget = replace(BUDGET, steps=7, curriculum=0.5)
+    for model in models:
+        configuration = trial.configure(problem, budget, model, rate=3e-3, seed=1)
+        trial.run(configuration, lambda name: replace(made, sample=sample))
+        seen[model] = (batches[:], rates[:])
+        batches.clear()
+        rates.clear()
+    first, *others = seen.values()
+    assert len(first[1]) == 7
+    assert len({where for where, _ in first[0]}) > 3, "lengths that grow, and those that are scored"
+    assert all(other == first for other in others)
