@@ -125,6 +125,7 @@ def _size(
     place = bisect_left(widths, goals[0], key=lambda width: _counts(_fields(own, width, blocks), ends)[0])
 
     def off(fields: dict[str, Any]) -> tuple[float, float]:
+        """How far from the goals, in all and then between the ends; what is near enough is as good as equal."""
         total, between = (abs(found / goal - 1) for found, goal in zip(_counts(fields, ends), goals, strict=True))
         return max(total, TOLERANCE), max(between, BETWEEN) if total <= TOLERANCE else math.inf
 
