@@ -85,7 +85,8 @@ def evaluate(argv: list[str]) -> int:
         table = search(suite, partial(_computed, arguments, folder, count(suite), make))
         costs = _costs(suite, make) if suite.costs else {}
     title, caption, rows = f"{argv[0]}, preset {arguments.preset}", _caption(suite), _rows(suite, table, costs)
-    console.print(_shown(rows, title, caption))
+    for part in _parts(rows, console.width):
+        console.print(_shown(part, title, caption))
     cache.write(folder / "table.md", _markdown(rows, caption))
     cache.write(folder / "results.json", {"arguments": [argv[0], arguments.preset], "budget": vars(suite.budget),
                                           "measure": suite.measure, "problems": table, "costs": costs})  # fmt: skip
@@ -221,6 +222,20 @@ def _rows(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], costs: dict
             parameters = found[problem.name][row[0]]["parameters"]
             row += [f"{parameters:,}", f"{of['tokens_per_second']:,.0f}", *(f"{value:,.1f}" for value in kilobytes)]
     return rows
+
+
+def _parts(rows: list[list[str]], width: int) -> Iterator[list[list[str]]]:
+    """The table in pieces that fit the terminal, each with the models in front: a column is never cut."""
+    first, *columns = ([*column] for column in zip(*rows, strict=True))
+    widths = [3 + max(len(line) for cell in column for line in cell.split(", ")) for column in (first, *columns)]
+    part, used = [first], 1 + widths[0]
+    for column, wide in zip(columns, widths[1:], strict=True):
+        if len(part) > 1 and used + wide > width:
+            yield [list(row) for row in zip(*part, strict=True)]
+            part, used = [first], 1 + widths[0]
+        part.append(column)
+        used += wide
+    yield [list(row) for row in zip(*part, strict=True)]
 
 
 def _shown(rows: list[list[str]], title: str, caption: str) -> Table:

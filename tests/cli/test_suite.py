@@ -162,6 +162,19 @@ def test_pictures_say_what_is_measured_and_how_far_training_went(name, label, ma
     assert [(options["y"], options.get("mark")) for options in drawn] == [(label, mark)]
 
 
+def test_a_wide_table_comes_in_parts():
+    rows = [
+        ["model", "a, 1-2", "b, 1-2", "c, 1-2"],
+        ["lstm", "0.1 ± 0.2", "0.3", "0.5"],
+        ["xlstm", "0.2", "0.4", "0.6"],
+    ]
+    assert list(suite._parts(rows, 80)) == [rows]
+    first, second = suite._parts(rows, 30)
+    assert first == [row[:3] for row in rows]
+    assert second == [[row[0], row[3]] for row in rows]
+    assert len(list(suite._parts(rows, 5))) == 3, "one that fits nowhere is shown all the same"
+
+
 def test_costs_are_columns(tmp_path):
     assert evaluate("language", "--preset", "smoke", "--models", "lstm,llama", "--out", tmp_path) == 0
     header, _, lstm, llama = (tmp_path / "table.md").read_text().splitlines()[:4]
