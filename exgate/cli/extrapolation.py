@@ -46,8 +46,8 @@ def evaluate(argv: list[str]) -> int:
     length, found = arguments.window * arguments.times, {}
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        for run in _folders(arguments.runs):
-            opened = open_model(run, device=arguments.device)
+        for run, folder in _folders(arguments.runs).items():
+            opened = open_model(str(folder), device=arguments.device)
             end = opened.tokenizer.end
             tokens = [token for words in documents for token in (*opened.tokenizer.encode(words), end)]
             task = bar.add_task(run, total=len(tokens) // length * length)
@@ -64,8 +64,9 @@ def evaluate(argv: list[str]) -> int:
     return 0
 
 
-def _folders(runs: tuple[str, ...]) -> list[str]:
-    """Each run; for a folder that is none itself, the runs in it."""
+def _folders(runs: tuple[str, ...]) -> dict[str, Path]:
+    """The model folder of each run; of a folder that is none itself, of the runs in it. One without a model is named
+    here, before the first is read."""
     if not runs:
         raise ValueError("extrapolate: there is no run. Give run folders, or a folder of them.")
     found = []
@@ -73,9 +74,7 @@ def _folders(runs: tuple[str, ...]) -> list[str]:
         path = Path(run)
         inside = [str(entry) for entry in sorted(path.iterdir()) if _is_run(entry)] if path.is_dir() else []
         found += inside if inside and not _is_run(path) else [run]
-    for run in found:
-        checkpoint.model_folder(run)  # one without a model is named before the first is read
-    return found
+    return {run: checkpoint.model_folder(run) for run in found}
 
 
 def _is_run(path: Path) -> bool:
@@ -99,5 +98,7 @@ def _show(found: dict, arguments: Arguments) -> None:
         parts = [entry["losses"][begin : begin + stretch] for begin in range(0, len(entry["losses"]), stretch)]
         means = [sum(part) / len(part) for part in parts]
         curves[run] = ([stretch * (place + 0.5) for place in range(len(means))], means)
-    words = {"x": "position", "y": "nats per token", "mark": arguments.window}
-    figure.show(lambda path: picture.curves({"loss by position": curves}, path, **words), arguments.out / "picture.png")
+    panels, x, y = {"loss by position": curves}, "position", "nats per token"
+    figure.show(
+        lambda path: picture.curves(panels, path, x=x, y=y, mark=arguments.window), arguments.out / "picture.png"
+    )
