@@ -82,11 +82,11 @@ def evaluate(argv: list[str]) -> int:
             return _gradient(arguments, folder, console)
         make, reads = _tasks(module, arguments)
         suite = _changed(module.suite(arguments.preset, **reads), arguments)
-        table = search(suite, partial(_computed, arguments, folder, count(suite), make))
+        processes = _processes(arguments.processes)
+        table = search(suite, partial(_computed, folder / "runs.jsonl", processes, count(suite), make))
         costs = _costs(suite, make) if suite.costs else {}
     title, caption, rows = f"{argv[0]}, preset {arguments.preset}", _caption(suite), _rows(suite, table, costs)
-    for part in _parts(rows, console.width):
-        console.print(_shown(part, title, caption))
+    _print(rows, title, caption, console)
     cache.write(folder / "table.md", _markdown(rows, caption))
     cache.write(folder / "results.json", {"arguments": [argv[0], arguments.preset], "budget": vars(suite.budget),
                                           "measure": suite.measure, "problems": table, "costs": costs})  # fmt: skip
@@ -126,8 +126,6 @@ def _costs(suite: Suite, make: Any) -> dict[str, dict[str, float]]:
 def _changed(suite: Suite, arguments: Arguments) -> Suite:
     """The suite with what the command line says in place of the preset's."""
     models = suite.models if arguments.models is None else _listed(arguments.models)
-    for problem in suite.problems:
-        peers.check(models, problem.own(suite.budget).blocks)
     problems = suite.problems
     if arguments.problems is not None:
         known = {problem.name: problem for problem in problems}
@@ -135,6 +133,8 @@ def _changed(suite: Suite, arguments: Arguments) -> Suite:
             if name not in known:
                 raise ValueError(f"evaluate: {unknown(name, known, what='problem')}")
         problems = tuple(known[name] for name in wanted)
+    for problem in problems:
+        peers.check(models, problem.own(suite.budget).blocks)
     budget = suite.budget
     if arguments.rates is not None:
         budget = replace(budget, rates=tuple(_positive(rate) for rate in _listed(arguments.rates)))
@@ -154,7 +154,7 @@ def _changed(suite: Suite, arguments: Arguments) -> Suite:
 
 
 def _computed(
-    arguments: Arguments, folder: Path, total: int, make: Any, configurations: list[dict[str, Any]]
+    file: Path, processes: int, total: int, make: Any, configurations: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Results of configurations, kept or computed, with a progress bar where somebody looks."""
     console = Console(stderr=True)
@@ -164,22 +164,23 @@ def _computed(
     ) as bar:
         task = bar.add_task(f"runs (of {total} in all)", total=len(configurations))
         compute = partial(trial.run, make=make)
-        processes = min(arguments.processes, room := _room())
-        if processes < arguments.processes:
-            console.print(f"{processes} of {arguments.processes} processes: there is memory for {room} runs at a time.")
-        found = cache.results(configurations, compute, file=folder / "runs.jsonl", processes=processes)
+        found = cache.results(configurations, compute, file=file, processes=processes)
         for configuration, result in found:
             bar.advance(task)
             yield configuration, result
 
 
-def _room() -> int:
-    """For how many processes there is memory, at least one; where the system does not say (not Linux), any number."""
+def _processes(wanted: int) -> int:
+    """As many as are wanted, or for as many as there is memory, but one; where the system does not say (not Linux),
+    there is memory."""
     try:
         words = MEMORY.read_text().split()
-        return max(1, 1024 * int(words[words.index("MemAvailable:") + 1]) // PROCESS)
+        room = max(1, 1024 * int(words[words.index("MemAvailable:") + 1]) // PROCESS)
     except (OSError, ValueError):
-        return sys.maxsize
+        return wanted
+    if room < wanted:
+        print(f"{room} of {wanted} processes: there is memory for {room} runs at a time.", file=sys.stderr)
+    return min(wanted, room)
 
 
 def _measured(suite: Suite) -> str:
@@ -224,8 +225,13 @@ def _rows(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], costs: dict
     return rows
 
 
+def _print(rows: list[list[str]], title: str, caption: str, console: Console) -> None:
+    for part in _parts(rows, console.width):
+        console.print(_shown(part, title, caption))
+
+
 def _parts(rows: list[list[str]], width: int) -> Iterator[list[list[str]]]:
-    """The table in pieces that fit the terminal, each with the models in front: a column is never cut."""
+    """The table in pieces that fit the terminal, each with the first column in front: no column is cut."""
     first, *columns = ([*column] for column in zip(*rows, strict=True))
     widths = [3 + max(len(line) for cell in column for line in cell.split(", ")) for column in (first, *columns)]
     part, used = [first], 1 + widths[0]
@@ -297,7 +303,7 @@ def _gradient(arguments: Shared, folder: Path, console: Console) -> int:
     shown = [d for d in (1, 10, 20, 50, 100) if d <= steps]
     rows = [["layer", *(f"d={d}" for d in shown)]]
     rows += [[name, *(f"{values[d - 1]:.3g}" for d in shown)] for name, values in curves.items()]
-    console.print(_shown(rows, "gradient", caption))
+    _print(rows, "gradient", caption, console)
     cache.write(folder / "table.md", _markdown(rows, caption))
     cache.write(folder / "results.json", {"steps": steps, "norms": curves, "seconds": time.monotonic() - start})
     print(f"numbers: {folder / 'results.json'}")

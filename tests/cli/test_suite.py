@@ -32,7 +32,7 @@ def test_help_has_them_all(capsys):
 
 @pytest.mark.parametrize("name", [name for name in SUITES if name != "extrapolate"])
 def test_smoke(name, tmp_path, capsys):
-    words = [] if name in ("gradient",) else ["--models", "lstm,xlstm[0:1]-no-conv"]
+    words = [] if name == "gradient" else ["--models", "lstm,xlstm[0:1]-no-conv"]
     assert evaluate(name, "--preset", "smoke", "--out", tmp_path, *words) == 0
     shown = capsys.readouterr()
     assert shown.err == "", "no progress bar where nobody looks"
@@ -52,7 +52,7 @@ def test_extrapolate(folder, tmp_path, capsys):
     runs = tmp_path / "runs"
     (runs / "evaluate" / "formal-small").mkdir(parents=True)  # where suites write
     (runs / "a").symlink_to(folder)
-    assert extrapolation._folders((str(runs),)) == [str(runs / "a")]
+    assert list(extrapolation._folders((str(runs),))) == [str(runs / "a")]
     (runs / "b").mkdir()
     (runs / "b" / "recipe.toml").touch()
     assert evaluate("extrapolate", runs, *words[2:]) == 2
@@ -214,7 +214,8 @@ def test_no_more_processes_than_memory_has_room_for(tmp_path, monkeypatch, capsy
         kilobytes = free * suite.PROCESS // 1024
         suite.MEMORY.write_text(f"MemTotal: 99999999 kB\nMemFree: 0 kB\nMemAvailable: {kilobytes} kB\n")
         assert evaluate(*words) == 0
-        assert f"{max(1, free)} of 9 processes: there is memory for {max(1, free)} runs" in capsys.readouterr().err
+        room = max(1, free)
+        assert capsys.readouterr().err == f"{room} of 9 processes: there is memory for {room} runs at a time.\n"
     suite.MEMORY.unlink()  # as where there is none
     assert evaluate(*words) == 0
     assert asked == [1, 1, 5, 5, 9, 9]
