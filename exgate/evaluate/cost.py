@@ -44,12 +44,13 @@ def measure(names: Sequence[str], task: Any, problem: Problem, budget: Budget) -
             start = time.perf_counter()
             errors(probe, task, *batch)[0].mean().backward()
             seconds[name].append(time.perf_counter() - start)
+            probe.zero_grad(set_to_none=True)  # one model's gradients at a time
     speed = {name: batch[1].numel() / statistics.median(taken) for name, taken in seconds.items()}
     return {name: {"tokens_per_second": speed[name], **found[name]} for name in probes}
 
 
 def _kept_bytes(probe: Probe, task: Any, batch: tuple[Tensor, Tensor]) -> int:
-    """What a forward pass keeps for its backward pass, which is run, too: the gradients are there afterwards."""
+    """What a forward pass keeps for its backward pass."""
     own = {parameter.untyped_storage().data_ptr() for parameter in probe.parameters()}
     kept: dict[int, int] = {}
 
@@ -60,7 +61,7 @@ def _kept_bytes(probe: Probe, task: Any, batch: tuple[Tensor, Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        errors(probe, task, *batch)[0].mean().backward()
+        errors(probe, task, *batch)
     return sum(kept.values())
 
 

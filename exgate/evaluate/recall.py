@@ -10,7 +10,7 @@ MODELS = ("llama", "mamba", "rwkv4", "lstm", "xlstm[0:1]", "xlstm[1:0]", "xlstm[
 BUDGETS = {
     "smoke": Budget(steps=3, batch=4, dim=16, rates=(1e-2,), rows=8),
     "small": Budget(steps=1000, batch=32, dim=64, rates=(1e-2, 3e-3, 1e-3), seeds=3, rows=256),
-    # 64 epochs of 100,000 examples; of 256 steps in smaller batches.
+    # 64 epochs of 100,000 examples.
     "paper": Budget(
         steps=12_500, batch=512, dim=64, rates=(1e-4, 4.6e-4, 2.15e-3, 1e-2), rows=3000, floor=1e-4, beta2=0.999
     ),
@@ -22,6 +22,7 @@ GRIDS = {
     "paper": [(8192, 64, 4, (32, 64, 128, 256, 512)), (8192, 128, 8, (32, 64, 128, 256, 512)),
               (8192, 256, 16, (32, 64, 128, 256, 512))],
 }  # fmt: skip
+LONG = {256: {"batch": 256, "steps": 25_000}}  # in place of the budget's at that T, as published
 DISTANCES = {
     "smoke": ((2, 8), (16, 16)),
     "small": ((2, 64), (128, 128), (256, 256), (512, 512)),
@@ -35,7 +36,7 @@ def suite(preset: str) -> Suite:
         Problem(
             name=f"mqar V{vocabulary} T{length} K{pairs}" + (f" D{dim}" if dim else ""), task="recall.mqar",
             options={"vocabulary": vocabulary, "pairs": pairs}, train=(length, length), buckets=((length, length),),
-            dim=dim, batch=256 if length == 256 else None, steps=25_000 if length == 256 else None,
+            dim=dim, **LONG.get(length, {}),
         )
         for vocabulary, length, pairs, widths in GRIDS[preset]
         for dim in widths

@@ -35,24 +35,41 @@ SUITES = [
 ]  # fmt: skip
 
 
+def _suite(name, preset):
+    make = import_module(name).suite
+    return make(preset, **({"text": "0"} if "text" in inspect.signature(make).parameters else {}))
+
+
+@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("preset", ["smoke", "small", "paper"])
+def test_what_is_reported_is_not_what_a_rate_is_chosen_on(name, preset):
+    made = _suite(name, preset)
+    peers.check(made.models, min(problem.own(made.budget).blocks for problem in made.problems))
+    for problem in made.problems:
+        assert problem.train not in problem.buckets[1:]
+
+
 @pytest.mark.parametrize("name", SUITES)
 def test_the_models_of_a_suite_are_of_one_size(name):
     """In all, and nearly so without embedding and head, which are most of a model with a large vocabulary."""
-    make = import_module(name).suite
-    made = make("small", **({"text": "0"} if "text" in inspect.signature(make).parameters else {}))
+    made = _suite(name, "small")
     for problem in made.problems:
         own, drawn = problem.own(made.budget), _ends(problem)
-
-        def counts(model, *, drawn=drawn, own=own):
-            return peers._counts(
-                peers.size(model, drawn, dim=own.dim, blocks=own.blocks, cells=own.cells), _tuple(drawn)
-            )
-
-        goal = counts(peers.REFERENCE)
+        ends = drawn.vocabulary, drawn.features, drawn.outputs
+        total, between = peers._counts(peers.size(peers.REFERENCE, drawn, dim=own.dim, blocks=own.blocks), ends)
         for model in made.models:
-            found = counts(model)
-            assert abs(found[0] / goal[0] - 1) <= 0.03, (problem.name, model)
-            assert abs(found[1] / goal[1] - 1) <= 0.07, (problem.name, model)
+            fields = peers.size(model, drawn, dim=own.dim, blocks=own.blocks, cells=own.cells)
+            found = peers._counts(fields, ends)
+            assert abs(found[0] / total - 1) <= 0.03, (problem.name, model)
+            assert abs(found[1] / between - 1) <= 0.07, (problem.name, model)
+
+
+def test_recall_as_published():
+    made = _suite("exgate.evaluate.recall", "paper")
+    own = {problem.train[0]: problem.own(made.budget) for problem in made.problems if problem.dim}
+    assert {length: (budget.batch, budget.steps) for length, budget in own.items()} == {
+        64: (512, 12_500), 128: (512, 12_500), 256: (256, 25_000)
+    }  # fmt: skip
 
 
 def _ends(problem):
@@ -61,10 +78,6 @@ def _ends(problem):
         return task(problem.task, **problem.options)
     classes = problem.options["most"] + 2 if "most" in problem.options else 256
     return SimpleNamespace(vocabulary=classes, features=0, outputs=classes)
-
-
-def _tuple(drawn):
-    return drawn.vocabulary, drawn.features, drawn.outputs
 
 
 @pytest.mark.parametrize("name", peers.MODELS)

@@ -251,3 +251,6 @@ def test_models_differ_in_nothing_but_themselves(models, monkeypatch):
     assert len(first[1]) == 7
     assert len({where for where, _ in first[0]}) > 3, "lengths that grow, and those that are scored"
     assert all(other == first for other in others)
+    same = [tuple(values) for (_, *lengths), values in first[0] if tuple(lengths) == (3, 12)]
+    assert len(same) >= 4
+    assert len(set(same)) == len(same), "training, validation and test data of the same lengths are others"
