@@ -124,16 +124,17 @@ def _size(
     widths = range(8, WIDEST, step)
     place = bisect_left(widths, goals[0], key=lambda width: _counts(_fields(own, width, blocks), ends)[0])
 
-    def off(fields: dict[str, Any]) -> tuple[float, float]:
-        """How far from the goals, in all and then between the ends; what is near enough is as good as equal."""
+    def off(fields: dict[str, Any]) -> tuple[float, float, float]:
+        """How far from the goals, in all and then between the ends, where near enough is equal; then in all."""
         total, between = (abs(found / goal - 1) for found, goal in zip(_counts(fields, ends), goals, strict=True))
-        return max(total, TOLERANCE), max(between, BETWEEN) if total <= TOLERANCE else math.inf
+        return max(total, TOLERANCE), max(between, BETWEEN) if total <= TOLERANCE else math.inf, total
 
     nearest = (_fields(own, width, blocks) for width in widths[max(0, place - 2) : place + 2])
     fields = min(nearest, key=lambda fields: abs(_counts(fields, ends)[0] - goals[0]))
-    for reach in (8, 20):  # small models jump in size, and with a large vocabulary the ends decide on the width
-        if off(fields) > (TOLERANCE, BETWEEN):
-            near = widths[max(0, place - reach) : place + reach]
+    # Small models jump in size, and with a large vocabulary the ends decide on the width.
+    for reach in (8, max(20, dim // 3)):
+        if off(fields)[:2] > (TOLERANCE, BETWEEN):
+            near = widths[max(0, place - reach) : place + reach : max(1, reach // 20)]
             fields = min((fields, *(_scaled(own, width, blocks, goals[0], ends) for width in near)), key=off)
     total = _counts(fields, ends)[0]
     if abs(total / goals[0] - 1) > TOLERANCE:

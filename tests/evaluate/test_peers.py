@@ -33,6 +33,7 @@ SUITES = [
     name for file in pkgutil.iter_modules(exgate.evaluate.__path__)
     if hasattr(import_module(name := f"exgate.evaluate.{file.name}"), "suite")
 ]  # fmt: skip
+RECALL = "exgate.evaluate.recall"
 
 
 def _suite(name, preset):
@@ -49,11 +50,13 @@ def test_what_is_reported_is_not_what_a_rate_is_chosen_on(name, preset):
         assert problem.train not in problem.buckets[1:]
 
 
-@pytest.mark.parametrize("name", SUITES)
-def test_the_models_of_a_suite_are_of_one_size(name):
+@pytest.mark.parametrize("name, preset, width", [*((name, "small", None) for name in SUITES), (RECALL, "paper", 128)])
+def test_the_models_of_a_suite_are_of_one_size(name, preset, width):
     """In all, and nearly so without embedding and head, which are most of a model with a large vocabulary."""
-    made = _suite(name, "small")
+    made = _suite(name, preset)
     for problem in made.problems:
+        if width not in (None, problem.dim):
+            continue
         own, drawn = problem.own(made.budget), _ends(problem)
         ends = drawn.vocabulary, drawn.features, drawn.outputs
         total, between = peers._counts(peers.size(peers.REFERENCE, drawn, dim=own.dim, blocks=own.blocks), ends)
@@ -65,7 +68,7 @@ def test_the_models_of_a_suite_are_of_one_size(name):
 
 
 def test_recall_as_published():
-    made = _suite("exgate.evaluate.recall", "paper")
+    made = _suite(RECALL, "paper")
     own = {problem.train[0]: problem.own(made.budget) for problem in made.problems if problem.dim}
     assert {length: (budget.batch, budget.steps) for length, budget in own.items()} == {
         64: (512, 12_500), 128: (512, 12_500), 256: (256, 25_000)
