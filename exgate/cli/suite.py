@@ -58,7 +58,7 @@ class Arguments(Shared):
     steps: Annotated[int | None, arg(metavar="N")] = None
     """Training steps, in place of the preset's."""
     curriculum: Annotated[float, arg(metavar="SHARE")] = 0.0
-    """Share of the steps over which the longest training sequences grow from the shortest to their length."""
+    """Share of the steps over which the training sequences grow from short ones to their lengths."""
     processes: Annotated[int, arg(metavar="N")] = 1
     """Runs at a time, one thread each; fewer where the memory is too small for them."""
     data: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()

@@ -21,7 +21,7 @@ def suite(preset: str, task: str = "classical.adding") -> Suite:
     """The problems and the budget of a preset, for this task or another of marked numbers."""
     problems = (
         Problem(name=f"T{length}", task=task, train=(length, length + length // 10),
-                buckets=((length, length + length // 10),), steps=steps)
+                buckets=((length, length + length // 10),), steps=steps, first=(length // 10, length // 10 + 1))
         for length, steps in LENGTHS[preset].items()
     )  # fmt: skip
     return Suite(problems=tuple(problems), budget=BUDGETS[preset], models=MODELS, measure="correct")

@@ -30,6 +30,7 @@ class Problem:
         train: lengths to learn from; validation has the same.
         buckets: lengths to be scored on.
         dim, steps, blocks, batch: in place of the budget's.
+        first: lengths that a curriculum begins with; the shortest of `train` if there are none.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Problem:
     steps: int | None = None
     blocks: int | None = None
     batch: int | None = None
+    first: Sequence[int] | None = None
 
     def own(self, budget: "Budget") -> "Budget":
         """The budget with what this problem has in its place."""
@@ -60,7 +62,7 @@ class Budget:
         rows: sequences per bucket, of long ones no more than there are in `tokens` steps.
         warmup: share of the steps; then a cosine to `floor`.
         cells: fields of the config of xLSTM models in place of the usual.
-        curriculum: share of the steps over which the longest sequences of training grow to their length.
+        curriculum: share of the steps over which the sequences of training grow to their lengths.
     """
 
     steps: int
@@ -128,7 +130,7 @@ def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, An
         configuration["model"], task, dim=budget.dim, blocks=budget.blocks, dropout=budget.dropout, cells=budget.cells
     )
     result: dict[str, Any] = {"parameters": probe.num_parameters(), "width": probe.head.in_features}
-    losses = train(probe, task, budget, lengths=problem.train, rate=rate, seed=seed)
+    losses = train(probe, task, budget, lengths=problem.train, first=problem.first, rate=rate, seed=seed)
     result["training"] = losses
     if losses and not math.isfinite(losses[-1]):
         result["diverged"] = True
@@ -141,10 +143,20 @@ def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, An
 def configure(problem: Problem, budget: Budget, model: str, *, rate: float, seed: int) -> dict[str, Any]:
     """All that decides the numbers of a run, as JSON holds it: its identity. What is as by default is left out."""
     shared = replace(budget, rates=(), seeds=1)  # which others there are changes nothing here
+    problem = problem if budget.curriculum else replace(problem, first=None)
     return {"problem": _said(problem), "budget": _said(shared), "model": model, "rate": rate, "seed": seed}
 
 
-def train(probe: Probe, task: Any, budget: Budget, *, lengths: Sequence[int], rate: float, seed: int) -> list[float]:
+def train(
+    probe: Probe,
+    task: Any,
+    budget: Budget,
+    *,
+    lengths: Sequence[int],
+    first: Sequence[int] | None = None,
+    rate: float,
+    seed: int,
+) -> list[float]:
     """AdamW on fresh batches; mean training losses of fifty stretches, the last one not finite if it diverged."""
     groups = [group for group in parameter_groups(probe, budget.weight_decay) if group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, budget.beta2), fused=True)
@@ -153,7 +165,7 @@ def train(probe: Probe, task: Any, budget: Budget, *, lengths: Sequence[int], ra
     probe.train()
     kept, total, count = [], 0.0, 0
     for step in range(budget.steps):
-        inputs, targets = trimmed(task.sample(rng, budget.batch, lengths[0], _longest(step, budget, lengths)))
+        inputs, targets = trimmed(task.sample(rng, budget.batch, *_lengths(step, budget, lengths, first)))
         error = errors(probe, task, *packed(inputs, targets))[0].mean()
         optimizer.zero_grad(set_to_none=True)
         error.backward()
@@ -271,10 +283,13 @@ def _rate(step: int, budget: Budget, rate: float) -> float:
     return floor + (rate - floor) * (1 + math.cos(math.pi * part)) / 2
 
 
-def _longest(step: int, budget: Budget, lengths: Sequence[int]) -> int:
-    """The length that a training sequence of this step may have: grows evenly, then stays."""
-    grown = (step + 1) / (budget.curriculum * budget.steps) if budget.curriculum else 1.0
-    return lengths[0] + round((lengths[1] - lengths[0]) * min(1.0, grown))
+def _lengths(step: int, budget: Budget, last: Sequence[int], first: Sequence[int] | None) -> tuple[int, int]:
+    """The lengths, shortest and longest, of the training sequences of a step: they grow evenly, then stay."""
+    grown = min(1.0, (step + 1) / (budget.curriculum * budget.steps)) if budget.curriculum else 1.0
+    shortest, longest = (
+        begin + round((end - begin) * grown) for begin, end in zip(first or (last[0], last[0]), last, strict=True)
+    )
+    return shortest, longest
 
 
 def trimmed(batch: Any) -> tuple[Tensor, Tensor]:

@@ -131,10 +131,12 @@ def test_the_schedule():
 
 def test_training_sequences_grow():
     budget = replace(BUDGET, steps=100, curriculum=0.5)
-    longest = [trial._longest(step, budget, (3, 40)) for step in range(100)]
-    assert (longest[0], longest[24], set(longest[49:])) == (4, 21, {40})
-    assert longest == sorted(longest)
-    assert {trial._longest(step, BUDGET, (3, 40)) for step in range(100)} == {40}
+    shortest, longest = zip(*(trial._lengths(step, budget, (3, 40), None) for step in range(100)), strict=True)
+    assert (longest[0], longest[24], set(longest[49:]), set(shortest)) == (4, 21, {40}, {3})
+    assert list(longest) == sorted(longest)
+    assert {trial._lengths(step, BUDGET, (3, 40), (1, 1)) for step in range(100)} == {(3, 40)}
+    both = [trial._lengths(step, budget, (500, 550), (50, 55)) for step in range(100)]
+    assert (both[0], both[24], set(both[49:])) == ((59, 65), (275, 303), {(500, 550)})
     drawn = []
 
     def sample(rng, rows, shortest, longest):
@@ -146,6 +148,20 @@ def test_training_sequences_grow():
     probe = peers.build("lstm", made, dim=16, blocks=1)
     trial.train(probe, replace(made, sample=sample), few, lengths=(3, 11), rate=1e-3, seed=0)
     assert drawn == [(3, 7), (3, 11), (3, 11), (3, 11)]
+    drawn.clear()
+    trial.train(probe, replace(made, sample=sample), few, lengths=(9, 11), first=(5, 7), rate=1e-3, seed=0)
+    assert drawn == [(7, 9), (9, 11), (9, 11), (9, 11)]
+
+
+def test_what_a_curriculum_begins_with_is_of_a_run_only_where_there_is_one():
+    problem = Problem(name="parity", task="parity", train=(9, 11), buckets=((9, 11),))
+    for curriculum, same in ((0.0, True), (0.5, False)):
+        budget = replace(BUDGET, curriculum=curriculum)
+        plain, begun = (
+            trial.configure(replace(problem, first=first), budget, "lstm", rate=1e-3, seed=0)
+            for first in (None, (3, 4))
+        )
+        assert (plain == begun) is same
 
 
 def test_a_run_is_repeatable_and_learns():
