@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exgate import ops
-from exgate.layers.init import small_
+from exgate.layers.init import normal_, small_
 from exgate.layers.norm import per_head
 
 
@@ -67,6 +67,14 @@ class _Product(torch.autograd.Function):
         dx = _Product.apply(dy, weight.t(), None) if ctx.needs_input_grad[0] else None
         dweight = rows.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
         return dx, dweight, rows.sum(0) if ctx.needs_input_grad[2] else None
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding`, which draws no numbers on the meta device: there that takes longer than drawing real ones."""
+
+    def reset_parameters(self) -> None:
+        """Normal with deviation 1."""
+        normal_(self.weight)
 
 
 class HeadwiseLinear(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from exgate import ops
 from exgate.layers.conv import CausalConv
-from exgate.layers.init import ramp_, small_, wang_
+from exgate.layers.init import normal_, ramp_, small_, wang_
 from exgate.layers.linear import HeadwiseLinear, Linear
 from exgate.layers.norm import HeadNorm, per_head
 from exgate.layers.slstm import split_state
@@ -88,7 +88,7 @@ class MLSTMLayer(nn.Module):
                 nn.init.zeros_(linear.bias)
         nn.init.zeros_(self.igate.weight)
         nn.init.zeros_(self.fgate.weight)
-        nn.init.normal_(self.igate.bias, std=0.1)
+        normal_(self.igate.bias, std=0.1)
         ramp_(self.fgate.bias)
 
     def forward(self, x: Tensor, state: State = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:

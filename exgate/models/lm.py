@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exgate.layers.linear import Linear, product
+from exgate.layers.init import normal_
+from exgate.layers.linear import Embedding, Linear, product
 from exgate.layers.norm import HeadNorm, LayerNorm, RMSNorm
 from exgate.layers.stack import Stack, reset_parameters
 from exgate.models.cross_entropy import cross_entropy
@@ -62,7 +63,7 @@ class LanguageModel(nn.Module):
             )
         self.config, self.soft_cap, self.dropout, self.replayable = config, soft_cap, dropout, replayable
         self.tie_embeddings, self.init_std = tie_embeddings, init_std
-        self.embed = nn.Embedding(vocab_size, dim, device=device, dtype=dtype)
+        self.embed = Embedding(vocab_size, dim, device=device, dtype=dtype)
         self.stack, self.norm = stack, norm
         self.head: Any = None if tie_embeddings else Linear(width, vocab_size, bias=False, device=device, dtype=dtype)
 
@@ -71,7 +72,7 @@ class LanguageModel(nn.Module):
         for table in (self.embed, self.head):
             if table is not None:
                 std = math.sqrt(2 / (5 * table.weight.shape[1])) if self.init_std is None else self.init_std
-                nn.init.normal_(table.weight, std=std)
+                normal_(table.weight, std=std)
         self.stack.reset_parameters()
         reset_parameters(self.norm)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from exgate.layers.additive import AdditiveAttention
 from exgate.layers.init import small_
-from exgate.layers.linear import Linear
+from exgate.layers.linear import Embedding, Linear
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.mlstm import MLSTMLayer
 from exgate.layers.rnn import Projected
@@ -121,8 +121,8 @@ class Seq2Seq(nn.Module):
                 return layer(config.encoder, width, number)
             return Bidirectional(layer(config.encoder, width, number), layer(config.encoder, width, number))
 
-        self.source_embed = nn.Embedding(config.source_vocab, config.dim, **where)
-        self.target_embed = nn.Embedding(config.target_vocab, config.dim, **where)
+        self.source_embed = Embedding(config.source_vocab, config.dim, **where)
+        self.target_embed = Embedding(config.target_vocab, config.dim, **where)
         widths = [config.dim] + [values] * (config.layers - 1)
         self.encoder = nn.ModuleList(reader(width, number) for number, width in enumerate(widths))
         widths = [config.dim + context] + [hidden] * (config.layers - 1)

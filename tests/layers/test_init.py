@@ -1,6 +1,8 @@
 """Initial weights follow their formulas."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -37,3 +39,17 @@ def test_orthogonal_in_any_type():
     weight = orthogonal_(torch.empty(8, 4, dtype=torch.bfloat16), 2.0).float()
     torch.testing.assert_close(weight.T @ weight, 4 * torch.eye(4), rtol=0, atol=0.1)
     assert orthogonal_(torch.empty(8, 4, device="meta")).is_meta
+
+
+def test_shapes_alone_draw_no_numbers():
+    """On the meta device PyTorch would draw them in Python, and load its compiler for it, which takes seconds."""
+    probe = (
+        "import sys, torch; from exgate.models import xlstm;"
+        "config = xlstm.Config(vocab_size=9, dim=32, blocks=2, pattern='ms');"
+        "model = xlstm.build(config, device='meta');"
+        "assert all(parameter.is_meta for parameter in model.parameters());"
+        "loaded = sorted(name for name in sys.modules if name in ('sympy', 'torch._dynamo'));"
+        "assert not loaded, loaded"
+    )
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
