@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional as F
 
 from exgate import DenseSLSTMLayer, LSTMLayer, ops
+from exgate.layers.mamba import MambaLayer
+from exgate.ops.dispatch import use_backend
 
 HEADS = 4
 
@@ -103,6 +105,83 @@ def mlstm(batch: int, steps: int, size: int, names: tuple[str, ...]) -> dict[str
         "cpu bf16": lambda: ours("cpu", torch.bfloat16),
         "native_custbw": chunkwise,
         "xlstm parallel": parallel,
-        "SDPA": lambda: heads_first(lambda *xs: scaled_dot_product_attention(*xs, is_causal=True), gated=False),
+        "SDPA": lambda: heads_first(lambda *xs: F.scaled_dot_product_attention(*xs, is_causal=True), gated=False),
     }
     return {name: makers[name]() for name in names}
+
+
+def channels(op: str, batch: int, steps: int, dim: int, names: tuple[str, ...]) -> dict[str, Contender]:
+    """Ops that treat each channel by itself, and Mamba's layer around two of them: cpu, eager, and a peer where one is.
+
+    conv (4 taps): `torch.conv1d`. headwise (blocks of 4): `torch.einsum`. wkv and the Mamba layer: `transformers`
+    without its CUDA kernels, where ssm (16 states) is not to be had by itself.
+    """
+    x, weight = torch.randn(batch, steps, dim, requires_grad=True), torch.randn(batch, steps, dim)
+    makers = {"conv": _conv, "headwise": _headwise, "wkv": _wkv, "ssm": _ssm, "Mamba layer": _mamba}
+    call, leaves, peers = makers[op](x)
+
+    def by(backend: str) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with use_backend(backend):
+                return call()
+
+        return run
+
+    ours = {name: Contender(by(name), leaves, weight) for name in ("cpu", "eager")}
+    theirs = {name: Contender(*peer(), weight) for name, peer in peers.items() if name in names}
+    return {name: one for name, one in (ours | theirs).items() if name in names}
+
+
+Maker = tuple[Callable[[], Tensor], list[Tensor], dict[str, Callable[[], tuple[Callable[[], Tensor], list[Tensor]]]]]
+
+
+def _conv(x: Tensor) -> Maker:
+    taps = torch.randn(x.shape[2], 4, requires_grad=True)
+
+    def padded() -> Tensor:
+        return F.conv1d(F.pad(x.transpose(1, 2), (3, 0)), taps[:, None], groups=x.shape[2]).transpose(1, 2)
+
+    return lambda: ops.conv(x, taps)[0], [x, taps], {"torch": lambda: (padded, [x, taps])}
+
+
+def _headwise(x: Tensor) -> Maker:
+    weight = torch.randn(x.shape[2] // 4, 4, 4, requires_grad=True)
+
+    def blocks() -> Tensor:
+        return torch.einsum("btni,noi->btno", x.unflatten(-1, (-1, 4)), weight).flatten(2)
+
+    return lambda: ops.headwise(x, weight), [x, weight], {"torch": lambda: (blocks, [x, weight])}
+
+
+def _wkv(k: Tensor) -> Maker:
+    v, u = torch.randn_like(k).requires_grad_(), torch.randn(k.shape[2], requires_grad=True)
+    log_w = torch.randn(k.shape[2], requires_grad=True)
+    leaves = [k, v, log_w, u]
+
+    def published():
+        from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
+
+        return lambda: rwkv_linear_attention_cpu(log_w, u, k, v)[0], leaves
+
+    return lambda: ops.wkv(k, v, log_w.exp(), u)[0], leaves, {"transformers": published}
+
+
+def _ssm(u: Tensor) -> Maker:
+    delta = torch.rand_like(u).requires_grad_()
+    a = -torch.rand(u.shape[2], 16).add(0.1)
+    b, c = torch.randn(2, *u.shape[:2], 16).unbind()
+    leaves = [u, delta, *(one.requires_grad_() for one in (a, b, c))]
+    return lambda: ops.ssm(*leaves)[0], leaves, {}
+
+
+def _mamba(x: Tensor) -> Maker:
+    layer = MambaLayer(x.shape[2])
+
+    def published():
+        from transformers import MambaConfig
+        from transformers.models.mamba.modeling_mamba import MambaMixer
+
+        module = MambaMixer(MambaConfig(hidden_size=x.shape[2]), 0)
+        return lambda: module(x), [x, *module.parameters()]
+
+    return lambda: layer(x)[0], [x, *layer.parameters()], {"transformers": published}

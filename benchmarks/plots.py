@@ -18,6 +18,8 @@ COLOURS = {
     "xlstm parallel": "#d1495b",
     "native_custbw": "#8d6a9f",
     "SDPA": "#e08e45",
+    "torch": "#e08e45",
+    "transformers": "#d1495b",
     "transformers xLSTM": "#d1495b",
     "transformers Llama": "#e08e45",
 }
@@ -38,7 +40,7 @@ def draw(results: dict[str, dict], folder: Path, suffix: str = "svg") -> list[Pa
     import matplotlib
 
     makers = {
-        "cells": (("slstm", "mlstm"), _cells),
+        "cells": (("slstm", "mlstm", "channels"), _cells),
         "growth": (("steps",), _growth),
         "scaling": (("batch", "threads"), _scaling),
         "language-models": (("lm",), _language_models),
@@ -64,15 +66,16 @@ def _figure(rows: int, columns: int, height: float):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _cells(slstm: dict, mlstm: dict):
+def _cells(slstm: dict, mlstm: dict, channels: dict):
     """How many times as long each peer takes as the native cell, per case: bars from 1, logarithmic."""
-    rows = len(slstm["cases"]), len(mlstm["cases"])
-    figure, axes = _figure(2, 2, 2 + 0.42 * sum(rows))
+    rows = [len(part["cases"]) for part in (slstm, mlstm, channels)]
+    figure, axes = _figure(3, 2, 2 + 0.42 * sum(rows))
     axes[0][0].get_gridspec().set_height_ratios(rows)
     for line, (part, label, peers) in enumerate(
         (
             (slstm, "sLSTM cell (H, B, T)", ("nn.LSTM", "xlstm", "eager")),
             (mlstm, "mLSTM (B, T, K=V)", ("native_custbw", "SDPA", "eager")),
+            (channels, "by channel (B, T, D)", ("torch", "transformers", "eager")),
         )
     ):
         for column, (kind, words) in enumerate((("forward", "forward"), ("both", "forward and backward"))):

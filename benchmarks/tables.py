@@ -119,6 +119,19 @@ def mlstm(part: dict) -> str:
     )
 
 
+def channels(part: dict) -> str:
+    names = ["cpu", "eager", "torch", "transformers"]
+    parts = [
+        f"**Channel by channel, {words}**\n\n"
+        + table(
+            ["B, T, D", *names],
+            [[case, *_against(found[kind], names, "cpu")] for case, found in part["cases"].items()],
+        )
+        for kind, words in KINDS.items()
+    ]
+    return "\n\n".join([*parts, STAR, sentence(part["machine"])])
+
+
 def _grown(part: dict, axis: str, unit: str) -> str:
     sizes = sorted({size for found in part["cells"].values() for one in found.values() for size in one[axis]})
     rows = []
@@ -235,5 +248,5 @@ def start(part: dict) -> str:
 
 
 PARTS: dict[str, Callable[[dict], str]] = {
-    function.__name__: function for function in (slstm, mlstm, steps, batch, threads, lm, decode, start)
+    function.__name__: function for function in (slstm, mlstm, channels, steps, batch, threads, lm, decode, start)
 }
