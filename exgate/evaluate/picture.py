@@ -17,7 +17,8 @@ def heat(values: Sequence[Sequence[float | None]], rows: Sequence[str], columns:
     """Numbers from 0 to 1 as a map, each in its field; None is empty, what is below 0 has the colour of 0."""
     figure = empty(2 + 0.75 * len(columns), 1.6 + 0.42 * len(rows))
     axes = figure.add_subplot()
-    axes.imshow([[0.0 if value is None else value for value in row] for row in values], vmin=0, vmax=1, cmap="YlGnBu")
+    colours = [[0.0 if value is None else value for value in row] for row in values]
+    axes.imshow(colours, vmin=0, vmax=1, cmap="YlGnBu", aspect="auto")
     for y, row in enumerate(values):
         for x, value in enumerate(row):
             text = "" if value is None else f"{round(value, 2) + 0.0:.2f}"  # no -0.00
