@@ -15,13 +15,16 @@ BUDGETS = {
 }
 # T, and the steps in place of the budget's: in `small` those of 500 cost five times as much.
 LENGTHS = {"smoke": {20: None}, "small": {100: None, 500: 2000}, "paper": {100: None, 500: None, 1000: None}}
+SHORTEST = 6  # a sequence of less has no room for two marks
 
 
 def suite(preset: str, task: str = "classical.adding") -> Suite:
     """The problems and the budget of a preset, for this task or another of marked numbers."""
-    problems = (
-        Problem(name=f"T{length}", task=task, train=(length, length + length // 10),
-                buckets=((length, length + length // 10),), steps=steps, first=(length // 10, length // 10 + 1))
-        for length, steps in LENGTHS[preset].items()
-    )  # fmt: skip
+    problems = (_problem(task, length, steps) for length, steps in LENGTHS[preset].items())
     return Suite(problems=tuple(problems), budget=BUDGETS[preset], models=MODELS, measure="correct")
+
+
+def _problem(task: str, length: int, steps: int | None) -> Problem:
+    """Sequences of T to T + T/10 steps; a curriculum begins with a tenth of that."""
+    reach, begin = (length, length + length // 10), max(SHORTEST, length // 10)
+    return Problem(name=f"T{length}", task=task, train=reach, buckets=(reach,), steps=steps, first=(begin, begin + 1))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from exgate.data.synthetic import Batch, Task, task
-from exgate.evaluate import peers, trial
+from exgate.evaluate import adding, multiplication, peers, trial
 from exgate.evaluate.trial import Budget, Problem
 
 BUDGET = Budget(steps=2, batch=4, dim=16, rates=(1e-2,), rows=6)
@@ -270,3 +270,11 @@ def test_models_differ_in_nothing_but_themselves(models, monkeypatch):
     same = [tuple(values) for (_, *lengths), values in first[0] if tuple(lengths) == (3, 12)]
     assert len(same) >= 4
     assert len(set(same)) == len(same), "training, validation and test data of the same lengths are others"
+
+
+@pytest.mark.parametrize("preset", ["smoke", "small", "paper"])
+def test_the_adding_problem_can_grow_from_its_first_lengths(preset):
+    for problem in (*adding.suite(preset).problems, *multiplication.suite(preset).problems):
+        sequences = task(problem.task).sample(np.random.default_rng(0), 4, *problem.first)
+        assert (np.isfinite(sequences[1]).sum(1) == 1).all()
+        assert problem.first[1] < problem.train[0]
