@@ -4,6 +4,8 @@ MQAR: Arora et al. 2024, arXiv:2312.04927, in the settings of the xLSTM paper (a
 has one pair in random filler, learnt at distances up to the first bucket's and scored beyond.
 """
 
+from typing import Any
+
 from exgate.evaluate.trial import Budget, Problem, Suite
 
 MODELS = ("llama", "mamba", "rwkv4", "lstm", "xlstm[0:1]", "xlstm[1:0]", "xlstm[1:1]")
@@ -22,7 +24,8 @@ GRIDS = {
     "paper": [(8192, 64, 4, (32, 64, 128, 256, 512)), (8192, 128, 8, (32, 64, 128, 256, 512)),
               (8192, 256, 16, (32, 64, 128, 256, 512))],
 }  # fmt: skip
-LONG = {256: {"batch": 256, "steps": 25_000}}  # in place of the budget's at that T, as published
+# In place of the budget's at that T, as published.
+LONG: dict[int, dict[str, Any]] = {256: {"batch": 256, "steps": 25_000}}
 DISTANCES = {
     "smoke": ((2, 8), (16, 16)),
     "small": ((2, 64), (128, 128), (256, 256), (512, 512)),
