@@ -64,9 +64,9 @@ def mlstm(options) -> dict:
 
 
 def channels(options) -> dict:
-    names, cases = ("cpu", "eager", "torch", "transformers"), {}
+    cases = {}
     for op, case in CHANNELS[::2] if options.quick else CHANNELS:
-        makes = contenders.channels(op, *case, names)
+        makes = contenders.channels(op, *case)
         cases[f"{op} {_key(case)}"] = _both(makes, (op, case), options.seconds)
         print(".", end="", flush=True)
     return {"cases": cases}

@@ -110,7 +110,7 @@ def mlstm(batch: int, steps: int, size: int, names: tuple[str, ...]) -> dict[str
     return {name: makers[name]() for name in names}
 
 
-def channels(op: str, batch: int, steps: int, dim: int, names: tuple[str, ...]) -> dict[str, Contender]:
+def channels(op: str, batch: int, steps: int, dim: int) -> dict[str, Contender]:
     """Ops that treat each channel by itself, and Mamba's layer around two of them: cpu, eager, and a peer where one is.
 
     conv (4 taps): `torch.conv1d`. headwise (blocks of 4): `torch.einsum`. wkv and the Mamba layer: `transformers`
@@ -118,70 +118,61 @@ def channels(op: str, batch: int, steps: int, dim: int, names: tuple[str, ...]) 
     """
     x, weight = torch.randn(batch, steps, dim, requires_grad=True), torch.randn(batch, steps, dim)
     makers = {"conv": _conv, "headwise": _headwise, "wkv": _wkv, "ssm": _ssm, "Mamba layer": _mamba}
-    call, leaves, peers = makers[op](x)
+    (call, leaves), peers = makers[op](x)
 
-    def by(backend: str) -> Callable[[], Tensor]:
+    def by(backend: str) -> Call:
         def run() -> Tensor:
             with use_backend(backend):
                 return call()
 
         return run
 
-    ours = {name: Contender(by(name), leaves, weight) for name in ("cpu", "eager")}
-    theirs = {name: Contender(*peer(), weight) for name, peer in peers.items() if name in names}
-    return {name: one for name, one in (ours | theirs).items() if name in names}
+    ours = {name: (by(name), leaves) for name in ("cpu", "eager")}
+    return {name: Contender(*made, weight) for name, made in (ours | peers).items()}
 
 
-Maker = tuple[Callable[[], Tensor], list[Tensor], dict[str, Callable[[], tuple[Callable[[], Tensor], list[Tensor]]]]]
+Call = Callable[[], Tensor]
+Made = tuple[Call, list[Tensor]]  # and what it is differentiated by
 
 
-def _conv(x: Tensor) -> Maker:
+def _conv(x: Tensor) -> tuple[Made, dict[str, Made]]:
     taps = torch.randn(x.shape[2], 4, requires_grad=True)
 
     def padded() -> Tensor:
         return F.conv1d(F.pad(x.transpose(1, 2), (3, 0)), taps[:, None], groups=x.shape[2]).transpose(1, 2)
 
-    return lambda: ops.conv(x, taps)[0], [x, taps], {"torch": lambda: (padded, [x, taps])}
+    return (lambda: ops.conv(x, taps)[0], [x, taps]), {"torch": (padded, [x, taps])}
 
 
-def _headwise(x: Tensor) -> Maker:
+def _headwise(x: Tensor) -> tuple[Made, dict[str, Made]]:
     weight = torch.randn(x.shape[2] // 4, 4, 4, requires_grad=True)
 
     def blocks() -> Tensor:
         return torch.einsum("btni,noi->btno", x.unflatten(-1, (-1, 4)), weight).flatten(2)
 
-    return lambda: ops.headwise(x, weight), [x, weight], {"torch": lambda: (blocks, [x, weight])}
+    return (lambda: ops.headwise(x, weight), [x, weight]), {"torch": (blocks, [x, weight])}
 
 
-def _wkv(k: Tensor) -> Maker:
-    v, u = torch.randn_like(k).requires_grad_(), torch.randn(k.shape[2], requires_grad=True)
-    log_w = torch.randn(k.shape[2], requires_grad=True)
-    leaves = [k, v, log_w, u]
+def _wkv(k: Tensor) -> tuple[Made, dict[str, Made]]:
+    from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
 
-    def published():
-        from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
-
-        return lambda: rwkv_linear_attention_cpu(log_w, u, k, v)[0], leaves
-
-    return lambda: ops.wkv(k, v, log_w.exp(), u)[0], leaves, {"transformers": published}
+    v, (log_w, u) = torch.randn_like(k).requires_grad_(), torch.randn(2, k.shape[2]).unbind()
+    leaves = [k, v, log_w.requires_grad_(), u.requires_grad_()]
+    published = (lambda: rwkv_linear_attention_cpu(log_w, u, k, v)[0], leaves)
+    return (lambda: ops.wkv(k, v, log_w.exp(), u)[0], leaves), {"transformers": published}
 
 
-def _ssm(u: Tensor) -> Maker:
-    delta = torch.rand_like(u).requires_grad_()
-    a = -torch.rand(u.shape[2], 16).add(0.1)
+def _ssm(u: Tensor) -> tuple[Made, dict[str, Made]]:
+    delta, a = torch.rand_like(u), -torch.rand(u.shape[2], 16).add(0.1)
     b, c = torch.randn(2, *u.shape[:2], 16).unbind()
-    leaves = [u, delta, *(one.requires_grad_() for one in (a, b, c))]
-    return lambda: ops.ssm(*leaves)[0], leaves, {}
+    leaves = [u, *(one.requires_grad_() for one in (delta, a, b, c))]
+    return (lambda: ops.ssm(*leaves)[0], leaves), {}
 
 
-def _mamba(x: Tensor) -> Maker:
-    layer = MambaLayer(x.shape[2])
+def _mamba(x: Tensor) -> tuple[Made, dict[str, Made]]:
+    from transformers import MambaConfig
+    from transformers.models.mamba.modeling_mamba import MambaMixer
 
-    def published():
-        from transformers import MambaConfig
-        from transformers.models.mamba.modeling_mamba import MambaMixer
-
-        module = MambaMixer(MambaConfig(hidden_size=x.shape[2]), 0)
-        return lambda: module(x), [x, *module.parameters()]
-
-    return lambda: layer(x)[0], [x, *layer.parameters()], {"transformers": published}
+    ours, theirs = MambaLayer(x.shape[2]), MambaMixer(MambaConfig(hidden_size=x.shape[2]), 0)
+    published = (lambda: theirs(x), [x, *theirs.parameters()])
+    return (lambda: ours(x)[0], [x, *ours.parameters()]), {"transformers": published}

@@ -50,32 +50,32 @@ def _span(spans: dict, precise: bool = False) -> str:
     return f"{spans['median']:{digits}} [{spans['min']:{digits}}, {spans['max']:{digits}}]"
 
 
-def _against(found: dict, names: list[str], ours: str) -> list[str]:
-    """Each contender's milliseconds and, of peers, how many times as long as `ours` they take."""
+def _against(found: dict, names: list[str]) -> list[str]:
+    """Each contender's milliseconds and how many times as long as `cpu` the others take."""
     cells = []
     for name in names:
         if name not in found:
             cells.append("-")
-        elif name == ours:
+        elif name == "cpu":
             cells.append(f"**{_span(found[name])}**")
         else:
-            cells.append(f"{_span(found[name])} ({found[name]['median'] / found[ours]['median']:.2f}x)")
+            cells.append(f"{_span(found[name])} ({found[name]['median'] / found['cpu']['median']:.2f}x)")
     return cells
 
 
-def _cells(part: dict, cell: str, head: str, names: list[str], ours: str, label: str) -> str:
-    """One table each for forward and forward+backward, with the rate of `ours`."""
+def _cells(part: dict, cell: str, head: str, names: list[str], label: str) -> str:
+    """One table each for forward and forward+backward, with the rate of `cpu` where operations are counted."""
     texts = []
-    count: Callable = {"slstm": limits.slstm, "mlstm": limits.mlstm}[cell]
+    count = {"slstm": limits.slstm, "mlstm": limits.mlstm}.get(cell)
     for kind, words in KINDS.items():
-        rows, shares = [], figures.shares(part, cell, kind, "cpu") if ours == "cpu" else {}
+        rows, shares = [], figures.shares(part, cell, kind, "cpu") if count else {}
         for case, found in part["cases"].items():
-            row = [case, *_against(found[kind], names, ours)]
-            if shares:
+            row = [case, *_against(found[kind], names)]
+            if count:
                 rate = count(*figures.numbers(case))[kind] / found[kind]["cpu"]["median"] / 1e6
                 row.append(f"{rate:.0f} ({shares[case]:.0f} %)")
             rows.append(row)
-        header = [head, *names] + (["GFLOP/s of cpu (of limit)"] if shares else [])
+        header = [head, *names] + (["GFLOP/s of cpu (of limit)"] if count else [])
         texts.append(f"**{label}, {words}**\n\n{table(header, rows)}")
     return "\n\n".join(texts)
 
@@ -90,7 +90,7 @@ def slstm(part: dict) -> str:
         + table(["H, B, T", *layers], [_layer_row(case, found[kind]) for case, found in part["cases"].items()])
         for kind, words in KINDS.items()
     ]
-    cells = _cells(part, "slstm", "H, B, T", ["cpu", "eager", "nn.LSTM", "xlstm"], "cpu", "sLSTM cell")
+    cells = _cells(part, "slstm", "H, B, T", ["cpu", "eager", "nn.LSTM", "xlstm"], "sLSTM cell")
     return "\n\n".join([cells, *by_layer, STAR, _limits(part), sentence(part["machine"])])
 
 
@@ -102,7 +102,7 @@ def _layer_row(case: str, found: dict) -> list[str]:
 
 def mlstm(part: dict) -> str:
     names = ["cpu", "cpu bf16", "eager", "native_custbw", "xlstm parallel", "SDPA"]
-    cells = _cells(part, "mlstm", "B, T, K=V", names, "cpu", "mLSTM")
+    cells = _cells(part, "mlstm", "B, T, K=V", names, "mLSTM")
     halves = {kind: figures.shares(part, "mlstm", kind, "cpu bf16") for kind in KINDS}
     listed = "; ".join(
         f"{words} {min(halves[kind].values()):.0f} to {max(halves[kind].values()):.0f} %"
@@ -121,15 +121,8 @@ def mlstm(part: dict) -> str:
 
 def channels(part: dict) -> str:
     names = ["cpu", "eager", "torch", "transformers"]
-    parts = [
-        f"**Channel by channel, {words}**\n\n"
-        + table(
-            ["B, T, D", *names],
-            [[case, *_against(found[kind], names, "cpu")] for case, found in part["cases"].items()],
-        )
-        for kind, words in KINDS.items()
-    ]
-    return "\n\n".join([*parts, STAR, sentence(part["machine"])])
+    cells = _cells(part, "channels", "B, T, D", names, "Channel by channel")
+    return "\n\n".join([cells, STAR, sentence(part["machine"])])
 
 
 def _grown(part: dict, axis: str, unit: str) -> str:
