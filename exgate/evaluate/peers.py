@@ -130,8 +130,8 @@ def _size(
         return max(total, TOLERANCE), max(between, BETWEEN) if total <= TOLERANCE else math.inf, total
 
     nearest = (_fields(own, width, blocks) for width in widths[max(0, place - 2) : place + 2])
-    fields = min(nearest, key=lambda fields: abs(_counts(fields, ends)[0] - goals[0]))
-    # Small models jump in size, and with a large vocabulary the ends decide on the width.
+    fields = min(nearest, key=lambda fields: off(fields)[2])
+    # Small models jump in size, and with a large vocabulary the ends decide on the width: of wide ones a few are tried.
     for reach in (8, max(20, dim // 3)):
         if off(fields)[:2] > (TOLERANCE, BETWEEN):
             near = widths[max(0, place - reach) : place + reach : max(1, reach // 20)]
