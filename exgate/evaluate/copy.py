@@ -13,10 +13,15 @@ DELAYS = {"smoke": [10], "small": [50, 100], "paper": [100, 500, 1000]}
 
 
 def suite(preset: str) -> Suite:
-    """The problems of a preset, with the models of the adding problem and its budget."""
+    """The problems of a preset, with the models of the adding problem and its budget.
+
+    A curriculum begins with a tenth of T.
+    """
     problems = (
-        Problem(name=f"T{delay}", task="classical.copy", train=(delay, delay), buckets=((delay, delay),))
-        for delay in DELAYS[preset]
+        Problem(
+            name=f"T{delay}", task="classical.copy", train=(delay,) * 2, buckets=((delay,) * 2,), first=(begin,) * 2
+        )
+        for delay, begin in ((delay, delay // 10) for delay in DELAYS[preset])
     )
     budget = replace(adding.BUDGETS[preset], rows=min(512, adding.BUDGETS[preset].rows))
     return Suite(problems=tuple(problems), budget=budget, models=adding.MODELS, measure="accuracy")

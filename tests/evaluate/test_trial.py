@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from exgate.data.synthetic import Batch, Task, task
-from exgate.evaluate import adding, multiplication, peers, trial
+from exgate.evaluate import adding, copy, multiplication, peers, temporal_order, trial
 from exgate.evaluate.trial import Budget, Problem
 
 BUDGET = Budget(steps=2, batch=4, dim=16, rates=(1e-2,), rows=6)
@@ -273,8 +273,10 @@ def test_models_differ_in_nothing_but_themselves(models, monkeypatch):
 
 
 @pytest.mark.parametrize("preset", ["smoke", "small", "paper"])
-def test_the_adding_problem_can_grow_from_its_first_lengths(preset):
-    for problem in (*adding.suite(preset).problems, *multiplication.suite(preset).problems):
-        sequences = task(problem.task).sample(np.random.default_rng(0), 4, *problem.first)
-        assert (np.isfinite(sequences[1]).sum(1) == 1).all()
+@pytest.mark.parametrize("suite", [adding, multiplication, temporal_order, copy])
+def test_long_lags_can_grow_from_their_first_lengths(suite, preset):
+    for problem in suite.suite(preset).problems:
+        sequences = task(problem.task, **problem.options).sample(np.random.default_rng(0), 4, *problem.first)
+        answers = sequences.targets > 0 if suite is copy else sequences.targets >= -1
+        assert (answers.sum(1) == (10 if suite is copy else 1)).all(), "as many answers as in long ones"
         assert problem.first[1] < problem.train[0]
