@@ -15,18 +15,16 @@ from exgate.models.lm import LanguageModel, layout, materialise
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """What `build` needs to know.
+class Blocks:
+    """What the residual blocks need to know, in a language model or elsewhere.
 
     Args:
-        vocab_size, dim: V and D.
+        dim: D.
         blocks: residual blocks.
         heads: of every layer.
         pattern: m (mLSTM), s (sLSTM, with an FFN after it) or a (attention, with an FFN; not in the paper) for each
             block; a shorter pattern is repeated and cut. "ma" is a hybrid, whose state grows with time.
-        tie_embeddings: the head is the embedding's weight.
-        dropout: of the embedding and of each residual branch.
-        soft_cap: of the logits; 0 is none.
+        dropout: of each residual branch.
         conv_kernel: taps in both cells; 0 leaves the convolution out.
         slstm_conv_kernel: taps in sLSTM, where they are others; None is conv_kernel.
         multiple: inner widths are rounded up to a multiple of it.
@@ -43,14 +41,11 @@ class Config:
         ValueError: the pattern has other letters, or more than there are blocks.
     """
 
-    vocab_size: int
     dim: int
     blocks: int
     heads: int = 4
     pattern: str = "m"
-    tie_embeddings: bool = False
     dropout: float = 0.0
-    soft_cap: float = 0.0
     conv_kernel: int = 4
     slstm_conv_kernel: int | None = None
     multiple: int = 64
@@ -69,27 +64,49 @@ class Config:
         layout(self.pattern, self.blocks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Config(Blocks):
+    """What `build` needs to know: the blocks (`Blocks`), and what is around them.
+
+    Args:
+        vocab_size: V.
+        dropout: of the embedding, too.
+        tie_embeddings: the head is the embedding's weight.
+        soft_cap: of the logits; 0 is none.
+    """
+
+    vocab_size: int
+    tie_embeddings: bool = False
+    soft_cap: float = 0.0
+
+
 def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
     """The model of a config, initialised as published; on the meta device, its shapes."""
     # Built without memory first: each weight is then filled once, by `reset_parameters`, on the device where it stays.
     where = {"device": "meta", "dtype": dtype}
-    letters = layout(config.pattern, config.blocks)
     model = LanguageModel(
         config.vocab_size,
-        Stack(_block(config, letter, block, where) for block, letter in enumerate(letters)),
+        stack(config, **where),
         LayerNorm(config.dim, config.norm_eps, offset=True, **where),
         dim=config.dim,
         tie_embeddings=config.tie_embeddings,
         soft_cap=config.soft_cap,
         dropout=config.dropout,
         config=config,
-        replayable="a" not in letters,
+        replayable="a" not in layout(config.pattern, config.blocks),
         **where,
     )
     return materialise(model, device)
 
 
-def _block(config: Config, letter: str, block: int, where: dict) -> Stack:
+def stack(config: Blocks, *, device=None, dtype=None) -> Stack:
+    """The residual blocks alone, D wide at both ends, without the norm that should follow them."""
+    where = {"device": device, "dtype": dtype}
+    letters = layout(config.pattern, config.blocks)
+    return Stack(_block(config, letter, block, where) for block, letter in enumerate(letters))
+
+
+def _block(config: Blocks, letter: str, block: int, where: dict) -> Stack:
     def branch(layer: torch.nn.Module) -> Residual:
         return Residual(LayerNorm(config.dim, config.norm_eps, offset=True, **where), layer, config.dropout)
 
