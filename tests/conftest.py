@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_addoption(parser: pytest.Parser) -> None:
     words = "run every test with the kernels compiled for NAME: v4, v3, base or arm64; or with none of them"
     parser.addoption("--instruction-set", metavar="NAME", help=words)
+    words = "a folder of data sets that the repository does not hold, for the tests that read them (else skipped)"
+    parser.addoption("--data", metavar="FOLDER", type=Path, help=words)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,6 +51,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = chosen
+
+
+@pytest.fixture
+def real(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """The path of a data set by the name of its file, anywhere below --data; without it the test is skipped."""
+
+    def find(name: str) -> Path:
+        folder = request.config.option.data
+        if folder is None:
+            pytest.skip(f"reads {name}, which the repository does not hold: pytest --data FOLDER")
+        found = sorted(folder.rglob(name))
+        return found[0] if found else pytest.skip(f"there is no {name} below {folder}")
+
+    return find
 
 
 @pytest.fixture

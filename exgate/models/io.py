@@ -188,17 +188,26 @@ def _name_of(cls: type) -> str:
 def _checked(cls: type, key: str, value: Any) -> Any:
     """A value from JSON or TOML, if its type is that of the field: whole numbers pass for floats, nothing else."""
     hint = get_type_hints(cls)[key]
-    kinds = get_args(hint) or (hint,)
+    kinds = (hint,) if get_origin(hint) is tuple else get_args(hint) or (hint,)
     if float in kinds and type(value) is int:
         return float(value)
-    if isinstance(value, list | tuple) and any(get_origin(kind) is tuple for kind in kinds):  # a pair of numbers
-        if [type(part) in (int, float) for part in value] == [True, True]:
-            return float(value[0]), float(value[1])
-        raise ValueError(f"config of {_name_of(cls)}: {key} is {value!r}, but should be one number or two.")
+    if isinstance(value, list | tuple) and any(get_origin(kind) is tuple for kind in kinds):
+        return _checked_numbers(cls, key, value, next(kind for kind in kinds if get_origin(kind) is tuple))
     if type(value) not in kinds:
-        wanted = " or ".join(kind.__name__ for kind in kinds)
+        wanted = " or ".join("a list of numbers" if get_origin(kind) is tuple else kind.__name__ for kind in kinds)
         raise ValueError(f"config of {_name_of(cls)}: {key} is {value!r}, but should be of type {wanted}.")
     return value
+
+
+def _checked_numbers(cls: type, key: str, value: Any, kind: Any) -> tuple[Any, ...]:
+    """A list from JSON or TOML as the tuple of numbers that the field is: two of them, or any count."""
+    of, *others = get_args(kind)
+    fits = {float: (int, float), int: (int,)}[of]
+    if all(type(part) in fits for part in value) and (others == [...] or len(value) == 1 + len(others)):
+        return tuple(of(part) for part in value)
+    numbers = "numbers" if of is float else "whole numbers"
+    wanted = f"a list of {numbers}" if others == [...] else "one number or two"
+    raise ValueError(f"config of {_name_of(cls)}: {key} is {value!r}, but should be {wanted}.")
 
 
 def local(path: str | os.PathLike[str]) -> Path:

@@ -99,7 +99,14 @@ def test_a_field_can_be_overridden(saved: Path) -> None:
 def test_the_file_system_is_the_registry() -> None:
     assert {"lstm", "seq2seq", "xlstm", "xlstm_7b"} <= set(io.names())
     assert {"io", "lm", "foreign", "weights"}.isdisjoint(io.names())
-    assert set(io.names()) - set(io.language_models()) == {"seq2seq"}
+    assert set(io.names()) - set(io.language_models()) == {
+        "dlinear",
+        "naive",
+        "patch_xlstm",
+        "ridge",
+        "seq2seq",
+        "xlstm_time",
+    }
     assert io.name(CONFIGS["tied"]) == "xlstm"
 
 
