@@ -62,5 +62,5 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard exgate/ops/*.
 		$$python -m venv .venv || { echo "This Python cannot make environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
 	fi; \
 	echo "  installing torch ..."; $(PIP) torch; \
-	echo "  installing exgate and the tools of its tests ..."; $(PIP) -e '.[dev,text,plot,log]'; \
+	echo "  installing exgate and the tools of its tests ..."; $(PIP) -e '.[dev,text,plot,log,forecast]'; \
 	touch $(STAMP)

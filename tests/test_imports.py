@@ -22,8 +22,9 @@ MAY_IMPORT = {
     "data": set(),
     "train": {"ops", "layers", "models"},
     "evaluate": {"ops", "layers", "models"},
+    "forecast": {"ops", "layers", "models"},
     "generate": {"ops", "layers"},
-    "cli": {"ops", "layers", "models", "data", "train", "evaluate", "generate"},
+    "cli": {"ops", "layers", "models", "data", "train", "evaluate", "forecast", "generate"},
     "": {"ops", "layers", "models"},  # exgate/__init__.py
 }
 # Files beside the folders, which all but ops may import and which import nothing else of exgate.
@@ -33,7 +34,10 @@ LEAVES = {"exgate.files", "exgate.figure"}
 EXCEPTIONS = {("models/lm.py", "exgate.generate.sampling", "generate")}
 
 # Optional packages, imported inside functions only, and the ones that only the command line needs.
-ONLY_INSIDE_FUNCTIONS = {"matplotlib", "tokenizers", "datasets", "tensorboard", "huggingface_hub", "transformers"}
+ONLY_INSIDE_FUNCTIONS = {
+    "datasets", "huggingface_hub", "matplotlib", "pandas", "polars", "statsmodels", "tensorboard", "tokenizers",
+    "transformers", "utilsforecast",
+}  # fmt: skip
 ALLOWED_OUTSIDE_CLI = {"torch", "numpy", "safetensors", "exgate"} | set(sys.stdlib_module_names)
 
 

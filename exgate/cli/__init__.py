@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 HELP = """\
-exgate: LSTM, sLSTM and mLSTM language models, trained and used from the command line.
+exgate: LSTM, sLSTM and mLSTM language models and forecasts, from the command line.
 
 usage: exgate COMMAND [arguments]
 
@@ -30,6 +30,7 @@ examples:
   exgate train small                      train a small xLSTM on CPython's own manual, a few minutes on two cores
   exgate generate runs/small "The import" read what it writes
   exgate evaluate formal                  who can track a state, count, keep a stack
+  exgate forecast sales.csv --horizon 28  what comes next in your own series, with intervals
   exgate COMMAND --help                   the arguments of one command, with examples
 """
 

@@ -1,0 +1,170 @@
+"""Forecasts of a past that is known: windows one after the other, their errors, and pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exgate import figure
+from exgate.forecast.forecaster import Forecaster
+from exgate.forecast.frame import Frame, as_pandas, is_polars, like, panel
+
+
+def cross_validation(
+    forecaster: Forecaster,
+    df: Any,
+    static_df: Any = None,
+    *,
+    n_windows: int = 1,
+    step_size: int | None = None,
+    h: int | None = None,
+    refit: bool | int = False,
+    val_size: int | None = None,
+    level: Sequence[float] | None = None,
+    quantiles: Sequence[float] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Any:
+    """Forecast the last windows of each series from what lies before them.
+
+    Args:
+        forecaster: is fitted here, to what lies before the first window.
+        df, static_df, val_size, on_step: as in `Forecaster.fit`; h, level, quantiles: as in `Forecaster.predict`.
+        n_windows, step_size: how many windows, and the steps from one to the next (None: h); the last one ends with the
+            series.
+        refit: fit before every window, or before every so many; else the first fit forecasts all of them.
+    Returns:
+        A frame with the series' name, the time, `cutoff` (the last time that was known), the columns of `predict`, and
+        the value.
+    Raises:
+        ValueError: there is no window, or a series is too short for them.
+    """
+    import pandas
+
+    columns, h = forecaster.columns, forecaster.h if h is None else h
+    step = h if step_size is None else step_size
+    if n_windows < 1 or step < 1:
+        raise ValueError(f"cross_validation: n_windows={n_windows} and step_size={step} should be at least 1.")
+    frame = as_pandas(df)
+    frame = frame if columns.unique_id in frame else frame.assign(**{columns.unique_id: "series"})
+    whole = panel(frame, columns, forecaster.freq)
+    ends = {name: len(times) for name, times in zip(whole.ids, whole.times, strict=True)}
+    needed = h + (n_windows - 1) * step
+    short = [name for name, count in ends.items() if count <= needed]
+    if short:
+        raise ValueError(
+            f"cross_validation: {n_windows} windows of {h} steps, {step} apart, leave nothing of series {short[0]!r}, "
+            f"which has {ends[short[0]]}. Ask for fewer windows, or leave it out."
+        )
+    stamps = pandas.to_datetime(frame[columns.ds]) if whole.times[0].dtype.kind == "M" else frame[columns.ds]
+    frame = frame.assign(**{columns.ds: stamps})
+    parts = []
+    for window in range(n_windows):
+        place = -h - (n_windows - 1 - window) * step
+        cutoffs = {name: times[place - 1] for name, times in zip(whole.ids, whole.times, strict=True)}
+        before = frame[columns.ds] <= frame[columns.unique_id].map(cutoffs)
+        if window == 0 or (refit and window % int(refit) == 0):
+            forecaster.fit(frame[before], static_df, val_size=val_size, on_step=on_step)
+        later = frame[~before] if columns.futr else None
+        answer = forecaster.predict(
+            h, frame[before], later, static_df=static_df, level=level, quantiles=quantiles
+        )  # fmt: skip
+        parts.append(answer.assign(cutoff=answer[columns.unique_id].map(cutoffs)))
+    answer = pandas.concat(parts, ignore_index=True)
+    truth = frame[[columns.unique_id, columns.ds, columns.y]]
+    answer = answer.merge(truth, on=[columns.unique_id, columns.ds], how="left")
+    first = [columns.unique_id, columns.ds, "cutoff"]
+    return like(answer[[*first, *(name for name in answer if name not in first)]], is_polars(df))
+
+
+def evaluate(forecasts: Any, train_df: Any = None, *, season: int = 1, columns: Any = None) -> Frame:
+    """Errors of a cross-validation, means over all series and windows: a row for each measure, a column for each model.
+
+    MAE, RMSE, sMAPE (of utilsforecast: 0 to 1), MASE where `train_df` is given (over the error there of repeating the
+    season before), and the coverage of each interval.
+
+    Raises:
+        ImportError: utilsforecast is not installed.
+    """
+    try:
+        from utilsforecast import evaluation, losses
+    except ImportError as error:
+        raise ImportError(
+            "exgate: errors need the package 'utilsforecast'. Install the extra: pip install 'exgate[forecast]'"
+        ) from error
+    from functools import partial
+
+    names = Forecaster(h=1).columns if columns is None else columns
+    frame = as_pandas(forecasts).dropna(subset=[names.y])
+    models = _models(frame, names)
+    wanted: list[Any] = [losses.mae, losses.rmse, losses.smape]
+    if train_df is not None:
+        wanted.append(partial(losses.mase, seasonality=season))
+    levels = sorted({int(name.rsplit("-", 1)[1]) for name in frame if "-lo-" in str(name)})
+    scored = evaluation.evaluate(
+        frame, [*wanted, *([losses.coverage] if levels else [])], models=models, level=levels or None,
+        train_df=None if train_df is None else as_pandas(train_df), id_col=names.unique_id, time_col=names.ds,
+        target_col=names.y,
+    )  # fmt: skip
+    return scored.groupby("metric", sort=False)[models].mean()
+
+
+def plot(
+    df: Any,
+    forecasts: Any,
+    path: str | os.PathLike[str],
+    *,
+    columns: Any = None,
+    most: int = 4,
+    before: int | None = None,
+) -> Path:
+    """A picture of series and their forecasts, intervals shaded; returns its path.
+
+    Args:
+        df: what is known; forecasts: of `predict` or `cross_validation`, which may hold several models.
+        most: series that are shown, evenly chosen; before: steps before the forecasts (None: three times theirs).
+    """
+    names = Forecaster(h=1).columns if columns is None else columns
+    known, ahead = as_pandas(df), as_pandas(forecasts)
+    known = known if names.unique_id in known else known.assign(**{names.unique_id: "series"})
+    ids = list(dict.fromkeys(ahead[names.unique_id]))
+    ids = [ids[place] for place in np.unique(np.linspace(0, len(ids) - 1, min(most, len(ids))).astype(int))]
+    drawn = figure.empty(9, 0.6 + 2.3 * len(ids), "forecasts")
+    axes = drawn.subplots(len(ids), 1, squeeze=False)[:, 0]
+    models = _models(ahead, names)
+    for axis, name in zip(axes, ids, strict=True):
+        future = ahead[ahead[names.unique_id] == name].sort_values(names.ds)
+        past = known[known[names.unique_id] == name].sort_values(names.ds)
+        count = 3 * len(future) if before is None else before
+        past = past[past[names.ds] <= future[names.ds].max()].tail(count + len(future))
+        _draw(axis, past, future, models, names)
+        axis.set_title(str(name), loc="left", fontsize=10)
+    axes[0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    return figure.save(drawn, path)
+
+
+def _draw(axis: Any, past: Frame, future: Frame, models: list[str], names: Any) -> None:
+    axis.plot(past[names.ds], past[names.y], color="black", linewidth=1.0, label="known")
+    for place, model in enumerate(models):
+        colour = f"C{place}"
+        parts = [group for _, group in future.groupby("cutoff")] if "cutoff" in future else [future]
+        for number, part in enumerate(parts):
+            axis.plot(part[names.ds], part[model], color=colour, linewidth=1.2, label=None if number else model)
+            for column in sorted((name for name in part if str(name).startswith(f"{model}-lo-")), reverse=True):
+                high = part[str(column).replace("-lo-", "-hi-")]
+                axis.fill_between(part[names.ds], part[column], high, color=colour, alpha=0.15, linewidth=0)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+
+
+def _models(frame: Frame, names: Any) -> list[str]:
+    """The columns that are point forecasts."""
+    known = {names.unique_id, names.ds, names.y, "cutoff"}
+    return [
+        str(name)
+        for name in frame
+        if name not in known and not any(mark in str(name) for mark in ("-lo-", "-hi-", "_ql"))
+    ]

@@ -1,0 +1,177 @@
+"""Training a forecaster: steps on random windows, the best weights on a validation block kept, and when to stop."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exgate.forecast.windows import Rows, Series, filled
+from exgate.layers.series import scale
+from exgate.models.lm import parameter_groups
+from exgate.models.naive import Naive
+from exgate.models.patch_xlstm import PatchXLSTM
+from exgate.models.ridge import Ridge
+
+ROWS = 128  # windows that are scored at a time
+PART = 4096  # that a closed form sums over at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long and how fast to train.
+
+    Args:
+        steps, batch: of training, and windows in each.
+        rate: the largest learning rate, after a tenth of the steps; then a cosine to a hundredth of it.
+        weight_decay, clip: of AdamW, and the gradient's largest norm.
+        check: steps between two looks at the validation block; patience: how many without a better one end training.
+        rows: windows of the validation block, evenly spaced, at most.
+        seed: of the windows.
+        relative: errors count in deviations of what was read of each window, so that all series weigh alike; else in
+            the units that are given. Quantile losses always are.
+    """
+
+    steps: int = 1000
+    batch: int = 32
+    rate: float = 2e-3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    check: int = 50
+    patience: int = 6
+    rows: int = 512
+    seed: int = 0
+    relative: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What training gave: (step, loss) of each look at the validation block, the best step, and the training losses."""
+
+    validation: list[tuple[int, float]]
+    best: int
+    training: list[float]
+
+
+def train(
+    model: nn.Module,
+    series: Series,
+    *,
+    steps: int,
+    horizon: int,
+    validation: int,
+    budget: Budget,
+    on_step: Callable[[int, float], None] | None = None,
+) -> History:
+    """Fit a model to windows of series, in place; it ends with the weights that were best on the validation block.
+
+    Args:
+        model: `PatchXLSTM`, or one that maps (B, L, C) to (B, H, C). `Ridge` is solved at once; `Naive` stays as it is.
+        steps, horizon: L and H.
+        validation: steps at the end of each row that no window of training forecasts; 0: the last weights are kept.
+        on_step: called with the step and its loss.
+    Raises:
+        ValueError: no window fits into the series, or the loss is not finite (the rate is too high).
+    """
+    places = series.places(steps, horizon, leave=validation)
+    if not len(places):
+        longest = max((len(values) for values in series.values), default=0)
+        raise ValueError(
+            f"forecast: no window of {steps} + {horizon} steps fits before the last {validation} of any series; the "
+            f"longest has {longest}. Forecast fewer steps (h), read fewer (input_size), or hold back less (val_size)."
+        )
+    if isinstance(model, Naive | Ridge):
+        if isinstance(model, Ridge):
+            model.solve(_parts(series, places[places[:, 1] >= steps], steps, horizon, budget.relative))
+        return History(validation=[], best=0, training=[])
+    held = series.places(steps, horizon, first=-validation) if validation >= horizon else places[:0]
+    held = (
+        held[np.unique(np.linspace(0, len(held) - 1, min(len(held), budget.rows)).astype(int))] if len(held) else held
+    )
+    rng = np.random.default_rng(budget.seed)
+    optimiser = torch.optim.AdamW(parameter_groups(model, budget.weight_decay), lr=budget.rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, budget.steps))
+    kept, best, looks, losses = None, math.inf, [], []
+    for step in range(1, budget.steps + 1):
+        model.train()
+        rows = series.rows(places[rng.integers(0, len(places), budget.batch)], steps, horizon)
+        value = loss(model, rows, relative=budget.relative)
+        if not torch.isfinite(value):
+            raise ValueError(f"forecast: the loss is {value.item()} at step {step}. Take a lower learning rate.")
+        optimiser.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), budget.clip)
+        optimiser.step()
+        schedule.step()
+        losses.append(value.item())
+        if on_step is not None:
+            on_step(step, losses[-1])
+        if len(held) and (step % budget.check == 0 or step == budget.steps):
+            looks.append((step, score(model, series, held, steps, horizon, relative=budget.relative)))
+            if looks[-1][1] < best:
+                best, kept = looks[-1][1], (step, copy.deepcopy(model.state_dict()))
+            elif kept is not None and step - kept[0] >= budget.patience * budget.check:
+                break
+    if kept is not None:
+        model.load_state_dict(kept[1])
+    return History(validation=looks, best=kept[0] if kept else len(losses), training=losses)
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module, series: Series, places: np.ndarray, steps: int, horizon: int, *, relative: bool = True
+) -> float:
+    """The mean loss over the windows at `places`."""
+    model.eval()
+    total = 0.0
+    for begin in range(0, len(places), ROWS):
+        part = places[begin : begin + ROWS]
+        rows = series.rows(part, steps, horizon)
+        total += loss(model, rows, horizon_only=True, relative=relative).item() * len(part)
+    return total / len(places)
+
+
+def _parts(
+    series: Series, places: np.ndarray, steps: int, horizon: int, relative: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All windows at `places`, in parts, each in its own deviations or in the units given."""
+    for begin in range(0, len(places), PART):
+        rows = series.rows(places[begin : begin + PART], steps, horizon, torch.float64)
+        deviation = scale(rows.read, eps=0.0).deviation if relative else 1.0
+        yield filled(rows.read) / deviation, rows.follow / deviation
+
+
+def loss(model: nn.Module, rows: Rows, *, horizon_only: bool = False, relative: bool = True) -> Tensor:
+    """The quantile loss of all patches (or those of the horizon); of other models, the absolute error."""
+    if not isinstance(model, PatchXLSTM):
+        known = ~rows.follow.isnan()
+        error = model(filled(rows.read)) - rows.follow.nan_to_num(0.0)
+        error = error / scale(rows.read).deviation if relative else error
+        return error.abs().where(known, 0).sum() / known.sum().clamp_min(1)
+    patch, steps = model.config.patch, rows.read.shape[1]
+    more = -rows.follow.shape[1] % patch
+    whole = torch.cat([rows.read, F.pad(rows.follow, (0, 0, 0, more), value=math.nan)], 1)
+    read, targets = whole[:, :-patch].clone(), whole[:, patch:].clone()
+    read[:, steps:] = math.nan
+    if horizon_only:
+        targets[:, : steps - patch] = math.nan
+    past, future = rows.known.past, rows.known.future
+    known = rows.known._replace(
+        past=None if past is None else F.pad(past, (0, 0, 0, read.shape[1] - steps), value=math.nan),
+        future=None if future is None else F.pad(future, (0, 0, 0, more), value=math.nan),
+    )
+    return model.loss(read, targets, known)
+
+
+def _share(step: int, steps: int, warmup: float = 0.1, floor: float = 0.01) -> float:
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    progress = min(1.0, (step - rising) / max(1, steps - rising))
+    return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,0 +1,185 @@
+"""A network of a forecaster: how it is built for a horizon, what it says of any horizon, and how that is calibrated."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from exgate.forecast import online
+from exgate.forecast.windows import Rows, Series, filled
+from exgate.layers.series import scale
+from exgate.models import dlinear, io, naive, patch_xlstm, ridge, xlstm_time
+
+LABELS = {
+    "patch_xlstm": "PatchXLSTM", "xlstm_time": "XLSTMTime", "dlinear": "DLinear", "ridge": "Ridge", "naive": "Naive",
+}  # fmt: skip
+MODULES: dict[str, Any] = {
+    "patch_xlstm": patch_xlstm, "xlstm_time": xlstm_time, "dlinear": dlinear, "ridge": ridge, "naive": naive,
+}  # fmt: skip
+INTERVALS = ("quantiles", "conformal")
+FEWEST = 10  # windows that intervals are calibrated on
+ROWS = 128  # that are forecast at a time
+
+
+class Network:
+    """One of the networks that forecast, and the levels of its answers.
+
+    Args:
+        name: of a file in `exgate.models`.
+        quantiles: levels, rising.
+        intervals: "quantiles" or "conformal"; None: what the network has.
+        options: fields of its config.
+    Raises:
+        ValueError: there is no such network, or it has no such option or intervals.
+    """
+
+    def __init__(
+        self, name: str, *, quantiles: Sequence[float], intervals: str | None, options: dict[str, Any]
+    ) -> None:
+        if name not in LABELS:
+            near = difflib.get_close_matches(name, LABELS, 1)
+            raise ValueError(
+                f"Forecaster: model is {name!r}; it should be one of {', '.join(LABELS)}."
+                + (f" Did you mean {near[0]!r}?" if near else "")
+            )
+        self.name, self.label, self.patched = name, LABELS[name], name == "patch_xlstm"
+        self.quantiles, self.options = tuple(float(level) for level in quantiles), dict(options)
+        self.intervals = ("quantiles" if self.patched else "conformal") if intervals is None else intervals
+        if self.intervals not in INTERVALS or (self.intervals == "quantiles" and not self.patched):
+            raise ValueError(
+                f"Forecaster: intervals are {intervals!r}; {name} has "
+                + ("'quantiles' and 'conformal'." if self.patched else "'conformal': it forecasts no quantiles.")
+            )
+        fields = {field.name for field in dataclasses.fields(MODULES[name].Config)} - {
+            "steps",
+            "horizon",
+            "channels",
+            "quantiles",
+        }
+        odd = sorted(set(options) - fields)
+        if odd:
+            raise ValueError(f"Forecaster: {name} has no option {odd[0]!r}; it has {', '.join(sorted(fields))}.")
+        patch_xlstm.Config(quantiles=self.quantiles)  # says what is wrong with them
+        if not self.quantiles[0] <= 0.5 <= self.quantiles[-1]:
+            raise ValueError(
+                f"Forecaster: quantiles are {self.quantiles}; the median, 0.5, should be among or between them."
+            )
+        self.module: Any = None
+        self.steps = 0
+        self.offsets: np.ndarray | None = None  # (H, Q) in deviations: what is added to a quantile, or to the point
+
+    @property
+    def patch(self) -> int:
+        return self.module.config.patch if self.patched else 1
+
+    def build(self, steps: int, horizon: int, sizes: dict[str, Any]) -> nn.Module:
+        """A new module that reads about so many steps; patches are short where few steps are read."""
+        options = dict(self.options)
+        if self.patched:
+            patch = options.setdefault("patch", max(1, min(16, 2 ** int(np.log2(max(1, steps // 4))))))
+            steps = max(1, round(steps / patch)) * patch
+            config = patch_xlstm.Config(**{"quantiles": self.quantiles, **sizes, **options})
+        elif self.name == "naive":
+            steps = max(steps, options.get("season", 1))
+            config = naive.Config(horizon=horizon, **options)
+        else:
+            own = {"xlstm_time": {"channels": 1}, "dlinear": {"normalize": True}}.get(self.name, {})
+            config = MODULES[self.name].Config(**{"steps": steps, "horizon": horizon, **own, **options})
+        self.module, self.steps, self.offsets = io.build(config), steps, None
+        return self.module
+
+    def calibrate(self, series: Series, horizon: int, validation: int) -> None:
+        """Offsets so that each quantile holds on the validation block, where intervals are conformal.
+
+        The level's own quantile of the errors over windows, at each step of the horizon; errors are in deviations of
+        what was read.
+        """
+        if self.intervals != "conformal":
+            return
+        places = (
+            series.places(self.steps, horizon, first=-validation) if validation >= horizon else np.zeros((0, 2), int)
+        )
+        if len(places) < FEWEST:
+            raise ValueError(
+                f"Forecaster: conformal intervals need {FEWEST} windows in the validation block; it has {len(places)}. "
+                f"Hold back more steps: val_size={horizon + FEWEST - 1} or more."
+            )
+        errors = []
+        for begin in range(0, len(places), ROWS):
+            rows = series.rows(places[begin : begin + ROWS], self.steps, horizon)
+            deviation = scale(rows.read, eps=0.0).deviation[..., None]
+            errors.append(((rows.follow[..., None] - self._raw(rows, horizon)) / deviation)[:, :, 0])
+        error = torch.cat(errors).double().numpy()
+        levels = [_ranked(level, len(error)) for level in self.quantiles]
+        each = [
+            np.nanquantile(error[..., min(place, error.shape[-1] - 1)], level, 0) for place, level in enumerate(levels)
+        ]
+        self.offsets = np.stack(each, -1)
+
+    def forecast(
+        self, series: Series, horizon: int, readers: list[online.Reader] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """After the last values of each row, in their units: what the network says, (S, H), and quantiles (S, H, Q).
+
+        What it says is its median, or the one forecast that it has, before quantiles were calibrated. `readers` go on.
+        """
+        ends = [len(values) for values in series.values]
+        if readers is not None and self.patched:
+            answer = online.forecast(self.module, readers, series, ends, horizon, self.steps)
+        else:
+            places = np.stack([np.arange(len(ends)), ends], 1)
+            parts = [places[begin : begin + ROWS] for begin in range(0, len(places), ROWS)]
+            answer = torch.cat([self._raw(series.rows(part, self.steps, horizon), horizon) for part in parts])
+        answer = answer[:, :, 0].double().numpy()
+        point = interpolated(answer, self.quantiles, [0.5])[..., 0] if self.patched else answer[..., 0]
+        if self.offsets is not None:
+            rows = series.rows(np.stack([np.arange(len(ends)), ends], 1), self.steps, 0)
+            deviation = scale(rows.read, eps=0.0).deviation.double().numpy()
+            steps = np.minimum(np.arange(horizon), len(self.offsets) - 1)  # beyond the trained horizon: the last one's
+            answer = answer + self.offsets[steps] * deviation
+        return point, np.sort(answer, -1)
+
+    @torch.inference_mode()
+    def _raw(self, rows: Rows, horizon: int) -> Tensor:
+        """(B, H, C, Q) or (B, H, C, 1). A module with a horizon of its own reads its forecasts, beyond that."""
+        if self.patched:
+            return self.module.forecast(rows.read, horizon, None, rows.known)[0]
+        read, answers = filled(rows.read), []
+        while sum(answer.shape[1] for answer in answers) < horizon:
+            answers.append(self.module(read))
+            read = torch.cat([read, answers[-1]], 1)[:, -self.steps :]
+        return torch.cat(answers, 1)[:, :horizon, :, None]
+
+
+def _ranked(level: float, count: int) -> float:
+    """The share below which a new value lies with this probability, of `count` values: the rank is ceil(q (n + 1))."""
+    if level < 0.5:
+        return 1 - _ranked(1 - level, count)
+    return min(1.0, math.ceil(level * (count + 1)) / count)
+
+
+def interpolated(answers: np.ndarray, levels: Sequence[float], wanted: Sequence[float]) -> np.ndarray:
+    """Quantiles (S, H, W) of other levels, on lines between those there are (S, H, Q).
+
+    Raises:
+        ValueError: a level lies outside of those there are.
+    """
+    low, high = min(levels), max(levels)
+    outside = [level for level in wanted if not low - 1e-9 <= level <= high + 1e-9]
+    if outside:
+        raise ValueError(
+            f"Forecaster: the quantile {outside[0]:g} is outside of those that were learnt, {low:g} to {high:g}. "
+            "Fit with more: quantiles=(...)."
+        )
+    place = np.interp(wanted, levels, np.arange(len(levels)))
+    lower = np.minimum(place.astype(int), len(levels) - 1)
+    upper = np.minimum(lower + 1, len(levels) - 1)
+    share = place - lower
+    return answers[..., lower] * (1 - share) + answers[..., upper] * share

@@ -1,0 +1,102 @@
+"""Series as arrays, and windows of them: what is read, what follows, and what else is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exgate.models.patch_xlstm import Covariates
+
+
+class Rows(NamedTuple):
+    """B windows of L steps that are read and H that follow, NaN where there is nothing.
+
+    Args:
+        read: (B, L, C); follow: (B, H, C).
+        known: covariates: past (B, L, past), future (B, L + H, future), static and categories.
+    """
+
+    read: Tensor
+    follow: Tensor
+    known: Covariates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """S rows of C series each, of unequal length, with what else is known of them.
+
+    Args:
+        values: S arrays (T_i, C), NaN where missing.
+        past: S arrays (T_i, past) or None; future: S arrays (T_i or more, future) or None.
+        static: (S, static) numbers or None; categories: (S, categories) whole numbers or None.
+    """
+
+    values: Sequence[np.ndarray]
+    past: Sequence[np.ndarray] | None = None
+    future: Sequence[np.ndarray] | None = None
+    static: np.ndarray | None = None
+    categories: np.ndarray | None = None
+
+    def rows(self, places: np.ndarray, steps: int, horizon: int, dtype: torch.dtype = torch.float32) -> Rows:
+        """The windows at `places` (B, 2): (row, how many of its steps lie before the horizon)."""
+
+        def cut(arrays: Sequence[np.ndarray] | None, before: int, after: int) -> Tensor | None:
+            if arrays is None:
+                return None
+            parts = np.stack([_cut(arrays[row], end - before, end + after) for row, end in places])
+            return torch.as_tensor(parts, dtype=dtype)
+
+        which = places[:, 0]
+        whole = cut(self.values, steps, horizon)
+        assert whole is not None
+        known = Covariates(
+            past=cut(self.past, steps, 0),
+            future=cut(self.future, steps, horizon),
+            static=None if self.static is None else torch.as_tensor(self.static[which], dtype=dtype),
+            categories=None if self.categories is None else torch.as_tensor(self.categories[which], dtype=torch.long),
+        )
+        return Rows(whole[:, :steps], whole[:, steps:], known)
+
+    def places(
+        self, steps: int, horizon: int, *, first: int | None = None, leave: int = 0, stride: int = 1
+    ) -> np.ndarray:
+        """Where windows can lie: (row, steps before the horizon), (N, 2), the last one of each row first in its stride.
+
+        Args:
+            steps: how many steps are read; a row may have fewer before a horizon, half of them at least.
+            first: steps before the first horizon, in place of that; negative: counted from the end.
+            leave: steps at the end that no horizon reaches.
+            stride: between the horizons of a row.
+        """
+        found = []
+        for row, values in enumerate(self.values):
+            last = len(values) - leave - horizon
+            begin = min(steps, max(1, steps // 2)) if first is None else first if first >= 0 else len(values) + first
+            ends = np.arange(last, max(begin, 1) - 1, -stride)[::-1]
+            found.append(np.stack([np.full(len(ends), row), ends], 1))
+        return np.concatenate(found) if found else np.zeros((0, 2), int)
+
+
+def filled(x: Tensor) -> Tensor:
+    """x (B, T, C) with the last known value in place of each missing one; before the first, that; without any, 0."""
+    known = ~x.isnan()
+    time = torch.arange(x.shape[1], device=x.device)[None, :, None]
+    before = torch.where(known, time, -1).cummax(1).values
+    first = torch.where(known, time, x.shape[1] - 1).amin(1, keepdim=True)
+    return x.gather(1, torch.where(before < 0, first, before)).nan_to_num(0.0)
+
+
+def _cut(array: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """array[begin:end], NaN outside."""
+    inside = array[max(0, begin) : max(0, end)]
+    front, back = max(0, -begin), max(0, end - max(len(array), begin))
+    if not front and not back:
+        return inside
+    return np.pad(
+        inside.astype(float), ((min(front, end - begin), min(back, end - begin)), (0, 0)), constant_values=np.nan
+    )

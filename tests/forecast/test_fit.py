@@ -1,0 +1,82 @@
+"""Training forecasters: they learn, the best weights are kept, it stops, and what cannot be is said."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from exgate.forecast import fit
+from exgate.forecast.fit import Budget
+from exgate.forecast.windows import Series
+from exgate.models import dlinear, patch_xlstm, xlstm_time
+
+FEW = Budget(steps=60, batch=16, rate=1e-2, check=20)
+MODELS = {
+    "patch_xlstm": patch_xlstm.Config(patch=4, quantiles=(0.1, 0.5, 0.9), dim=16, blocks=1, heads=2),
+    "xlstm_time": xlstm_time.Config(steps=16, horizon=6, channels=1, dim=16, blocks=1, heads=2, axis="time"),
+    "dlinear": dlinear.Config(steps=16, horizon=6, kernel=5),
+}
+BUILD = {"patch_xlstm": patch_xlstm.build, "xlstm_time": xlstm_time.build, "dlinear": dlinear.build}
+
+
+def waves():
+    time = np.arange(120.0)
+    return Series(values=[np.sin(2 * np.pi * (time[:, None] + phase) / 8) + level for phase, level in ((0, 0), (3, 9))])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_learns_and_keeps_the_best_weights(name):
+    model, series = BUILD[name](MODELS[name]), waves()
+    held = series.places(16, 6, first=-30)
+    before = fit.score(model, series, held, 16, 6)
+    seen = []
+    history = fit.train(
+        model,
+        series,
+        steps=16,
+        horizon=6,
+        validation=30,
+        budget=FEW,
+        on_step=lambda step, loss: seen.append((step, loss)),
+    )
+    assert [step for step, _ in history.validation] == [20, 40, 60]
+    assert seen == list(enumerate(history.training, 1))
+    best = min(loss for _, loss in history.validation)
+    assert (history.best, best) in history.validation
+    assert fit.score(model, series, held, 16, 6) == pytest.approx(best)
+    assert best < 0.5 * before
+
+
+def test_the_validation_block_is_not_learnt_from():
+    """Whatever stands there, the weights are the same."""
+    models = []
+    for last in (0.0, 50.0):
+        torch.manual_seed(0)
+        models.append(dlinear.build(MODELS["dlinear"]))
+        series = waves()
+        for values in series.values:
+            values[-30:] = last
+        fit.train(models[-1], series, steps=16, horizon=6, validation=30, budget=replace(FEW, steps=10, check=10))
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_it_stops_when_it_gets_no_better():
+    series = waves()
+    rng = np.random.default_rng(0)
+    series = replace(series, values=[rng.normal(size=values.shape) for values in series.values])  # nothing to learn
+    budget = replace(FEW, steps=400, rate=0.1, check=5, patience=2)
+    history = fit.train(dlinear.build(MODELS["dlinear"]), series, steps=16, horizon=6, validation=30, budget=budget)
+    assert len(history.training) < 400
+    assert history.best <= len(history.training) - 10
+
+
+def test_what_cannot_be_is_said():
+    model = dlinear.build(MODELS["dlinear"])
+    with pytest.raises(ValueError, match=r"no window of 16 \+ 6 steps fits before the last 110 .* longest has 120"):
+        fit.train(model, waves(), steps=16, horizon=6, validation=110, budget=FEW)
+    with torch.no_grad():
+        model.linear.trend.bias.fill_(torch.inf)
+    with pytest.raises(ValueError, match="the loss is inf at step 1"):
+        fit.train(model, waves(), steps=16, horizon=6, validation=30, budget=FEW)

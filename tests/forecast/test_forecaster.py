@@ -1,0 +1,200 @@
+"""Forecasters of data frames: what they answer, that they learn, go on, are saved, and what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+
+pd = pytest.importorskip("pandas")
+
+from exgate.forecast.forecaster import Forecaster  # noqa: E402
+from exgate.forecast.saving import load, save  # noqa: E402
+
+SMALL = {"dim": 16, "blocks": 1, "heads": 2}
+QUICK = {"max_steps": 30, "batch_size": 16, "learning_rate": 1e-2, "val_check_steps": 10, "input_size": 32}
+
+
+def waves(steps=160, names=("a", "b"), begin=0):
+    """Hourly waves of 8 hours, one ten times as high as the other and twice as long."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for place, name in enumerate(names):
+        time = np.arange(steps * (2 - place % 2))
+        y = 10**place * (np.sin(2 * np.pi * (time + begin) / 8) + 5) + 0.01 * rng.normal(size=len(time))
+        ds = pd.date_range("2024-01-01", periods=len(time) + begin, freq="h")[begin:]
+        frames.append(pd.DataFrame({"unique_id": name, "ds": ds, "y": y}))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return Forecaster(h=8, patch=8, **SMALL, **QUICK).fit(waves())
+
+
+def test_answers_have_the_names_of_neuralforecast(fitted):
+    answer = fitted.predict(level=[80, 90], quantiles=[0.1, 0.55])
+    assert list(answer) == [
+        "unique_id", "ds", "PatchXLSTM", "PatchXLSTM-lo-80", "PatchXLSTM-hi-80", "PatchXLSTM-lo-90", "PatchXLSTM-hi-90",
+        "PatchXLSTM_ql0.1", "PatchXLSTM_ql0.55",
+    ]  # fmt: skip
+    assert len(answer) == 16
+    assert answer.ds[8] == pd.Timestamp("2024-01-01") + pd.Timedelta(hours=160)
+    rising = answer[["PatchXLSTM-lo-90", "PatchXLSTM-lo-80", "PatchXLSTM", "PatchXLSTM-hi-80", "PatchXLSTM-hi-90"]]
+    assert (np.diff(rising.to_numpy(), axis=1) >= 0).all()
+    pd.testing.assert_series_equal(answer["PatchXLSTM_ql0.1"], answer["PatchXLSTM-lo-80"], check_names=False)
+
+
+def test_any_horizon_begins_alike(fitted):
+    longest = fitted.predict(20)
+    assert len(longest) == 40
+    for h in (1, 8, 13):
+        shorter = fitted.predict(h)
+        same = longest.groupby("unique_id").head(h).reset_index(drop=True)
+        pd.testing.assert_frame_equal(shorter, same, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["patch_xlstm", "xlstm_time", "dlinear"])
+def test_it_learns_and_repeats(model):
+    options = SMALL if model != "dlinear" else {}
+    options = options | ({"axis": "time"} if model == "xlstm_time" else {})
+    made = Forecaster(model, h=8, **QUICK, **options).fit(waves())
+    answer = made.predict(level=[80]).merge(waves(200), on=["unique_id", "ds"])
+    name = made.alias
+    deviation = answer.groupby("unique_id").y.transform("std")
+    assert ((answer[name] - answer.y).abs() / deviation).mean() < 0.5
+    again = Forecaster(model, h=8, **QUICK, **options).fit(waves())
+    pd.testing.assert_frame_equal(again.predict(), made.predict())
+
+
+def test_updates_are_forecasts_of_what_is_known_then(fitted, tmp_path):
+    whole = waves()
+    begun = load(save(fitted, tmp_path))
+    for h in range(12):
+        y = 10 * (np.sin(2 * np.pi * (160 + h) / 8) + 5)
+        new = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=161 + h, freq="h")[-1:], "y": [y]})
+        begun.update(new.assign(unique_id="b"))
+        whole = pd.concat([whole, new.assign(unique_id="b")])
+        if h == 5:
+            begun = load(save(begun, tmp_path))
+    after, before = begun.predict(), fitted.predict()
+    is_b = after.unique_id == "b"
+    assert after.ds[is_b].iloc[0] == pd.Timestamp("2024-01-01") + pd.Timedelta(hours=172)
+    pd.testing.assert_frame_equal(after[~is_b], before[~is_b])
+    fresh = fitted.predict(df=whole)
+    ours, theirs = after.PatchXLSTM[is_b], fresh.PatchXLSTM[is_b]
+    assert (ours - theirs).abs().max() < 0.1 * theirs.std(), "they differ by their scale alone: see test_online.py"
+
+
+def test_memory_does_not_grow(fitted, tmp_path):
+    made = load(save(fitted, tmp_path))
+    sizes = []
+    for block in range(12):
+        times = pd.date_range("2024-01-01", periods=320 + 40 * (block + 1), freq="h")[-40:]
+        made.update(pd.DataFrame({"unique_id": "a", "ds": times, "y": np.sin(np.arange(40.0))}))
+        sizes.append(len(made._panel.values[0]))
+    assert max(sizes) < 6 * 32
+    assert made.predict().ds[0] == pd.Timestamp("2024-01-01") + pd.Timedelta(hours=800)
+
+
+def test_saved_and_opened(fitted, tmp_path):
+    again = load(save(fitted, tmp_path / "here"))
+    pd.testing.assert_frame_equal(again.predict(level=[95]), fitted.predict(level=[95]))
+    assert again.history == fitted.history
+    assert not list((tmp_path / "here").glob("*.pkl"))
+    (tmp_path / "here" / "series.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"series.safetensors is damaged"):
+        load(tmp_path / "here")
+    (tmp_path / "here" / "forecaster.json").unlink()
+    with pytest.raises(ValueError, match=r"forecaster.json is missing"):
+        load(tmp_path / "here")
+
+
+def shops():
+    """Sales that jump with a promotion, known ahead, and differ by kind of shop."""
+    rng = np.random.default_rng(1)
+    frames = []
+    for place in range(4):
+        promo = (rng.random(150) < 0.3).astype(float)
+        y = 10.0 + 10 * promo + rng.normal(size=150)
+        ds = pd.date_range("2024-01-01", periods=150, freq="D", tz="Europe/Vienna")
+        frames.append(pd.DataFrame({"shop": place, "day": ds, "sales": y, "promo": promo, "wind": rng.random(150)}))
+    return pd.concat(frames), pd.DataFrame(
+        {"shop": range(4), "kind": ["x", "y", "x", "y"], "size": [1.0, 2.0, 3.0, np.nan]}
+    )
+
+
+def test_covariates_and_their_saving(tmp_path):
+    df, static = shops()
+    past, future = df.groupby("shop").head(140), df.groupby("shop").tail(10)
+    made = Forecaster(
+        h=10, patch=5, futr_exog_list=["promo"], hist_exog_list=["wind"], stat_exog_list=["kind", "size"],
+        id_col="shop", time_col="day", target_col="sales", **SMALL, **QUICK | {"max_steps": 150},
+    )  # fmt: skip
+    made.fit(past, static, val_size=10)
+    answer = made.predict(futr_df=future[["shop", "day", "promo"]])
+    both = answer.merge(future, on=["shop", "day"])
+    means = both.groupby("promo").PatchXLSTM.mean()
+    assert means[1.0] - means[0.0] > 5, "it has learnt what a promotion does"
+    again = load(save(made, tmp_path))
+    pd.testing.assert_frame_equal(again.predict(futr_df=future), answer)
+    with pytest.raises(ValueError, match="'promo' are known ahead: give futr_df with 10 steps"):
+        made.predict()
+    with pytest.raises(ValueError, match="futr_df lacks 1 of the 10 steps of series 0"):
+        made.predict(futr_df=future.iloc[1:])
+    with pytest.raises(ValueError, match="no rows of series 0"):
+        made.predict(futr_df=future[future["shop"] > 0])
+    with pytest.raises(ValueError, match="static_df has no row for 9"):
+        made.predict(df=past[past.shop == 0].assign(shop=9), futr_df=future[future.shop == 0].assign(shop=9))
+    odd = pd.DataFrame({"shop": [0, 1, 2, 3], "kind": ["never seen"] * 4, "size": [0.0] * 4})
+    assert made.predict(df=past, static_df=odd, futr_df=future).PatchXLSTM.notna().all()
+
+
+def test_conformal_intervals_hold_on_noise():
+    rng = np.random.default_rng(0)
+    ds = pd.date_range("2024-01-01", periods=600, freq="h")
+    df = pd.concat(pd.DataFrame({"unique_id": name, "ds": ds, "y": rng.gumbel(size=600)}) for name in range(6))
+    made = Forecaster("dlinear", h=4, **QUICK).fit(df.groupby("unique_id").head(500), val_size=100)
+    hits = []
+    for end in range(500, 596, 4):
+        answer = made.predict(df=df.groupby("unique_id").head(end), level=[80])
+        truth = df.groupby("unique_id").head(end + 4).groupby("unique_id").tail(4)
+        y = answer.merge(truth, on=["unique_id", "ds"])
+        hits.append(((y.y >= y["DLinear-lo-80"]) & (y.y <= y["DLinear-hi-80"])).mean())
+    assert np.mean(hits) == pytest.approx(0.8, abs=0.06)
+
+
+def test_what_is_wrong_is_said(fitted, tmp_path):
+    for arguments, words in (
+        ({"h": 0}, "h is 0"),
+        ({"h": 1, "model": "patch_lstm"}, "model is 'patch_lstm'.*Did you mean 'patch_xlstm'"),
+        ({"h": 1, "widht": 8}, "patch_xlstm has no option 'widht'; it has"),
+        ({"h": 1, "model": "dlinear", "intervals": "quantiles"}, "dlinear has 'conformal': it forecasts no quantiles"),
+        ({"h": 1, "model": "dlinear", "futr_exog_list": ["x"]}, "dlinear has no covariates"),
+        ({"h": 1, "quantiles": (0.9, 0.1)}, "quantiles are"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Forecaster(**arguments)
+    with pytest.raises(ValueError, match="nothing was fitted"):
+        Forecaster(h=1).predict()
+    with pytest.raises(ValueError, match="nothing was fitted"):
+        save(Forecaster(h=1), tmp_path)
+    with pytest.raises(ValueError, match=r"quantile 0\.005 is outside of those that were learnt, 0\.025 to 0\.975"):
+        fitted.predict(level=[99])
+    with pytest.raises(ValueError, match="level is 0"):
+        fitted.predict(level=[0])
+    with pytest.raises(ValueError, match=r"rows are not after what is known: 'a'"):
+        fitted.update(waves().tail(3).assign(unique_id="a"))
+    with pytest.raises(ValueError, match="'c' was not fitted"):
+        fitted.update(waves(names=("c",)))
+    with pytest.raises(ValueError, match="no window of 32"):
+        Forecaster(h=400, **SMALL, **QUICK).fit(waves())
+    with pytest.raises(ValueError, match="conformal intervals need 10 windows"):
+        Forecaster("dlinear", h=8, **QUICK).fit(waves(), val_size=8)
+
+
+def test_files_hold_text_and_tensors_alone(fitted, tmp_path):
+    folder = save(fitted, tmp_path)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "config.json", "forecaster.json", "model.safetensors", "series.safetensors",
+    ]  # fmt: skip
+    assert json.loads((folder / "forecaster.json").read_text())["ids"] == ["a", "b"]
