@@ -7,9 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from exgate.forecast.frame import Columns, Frame, Panel, some
 from exgate.forecast.windows import Series
+
+ROUNDING = 1e-12  # a deviation of less than this share of the mean is that of a constant
+
+
+def units(panel: Panel) -> np.ndarray:
+    """(S, 2): the mean and the deviation of each series, in float64.
+
+    What networks read is float32, in which a variation of 1 around 1e9 is lost. They have scales of their own besides.
+    """
+    pairs = [(np.nanmean(values), np.nanstd(values)) for values in panel.values]
+    return np.array([(mean, deviation if deviation > ROUNDING * abs(mean) else 1.0) for mean, deviation in pairs])
 
 
 @dataclass(kw_only=True)
@@ -46,8 +58,19 @@ class Known:
             else:
                 self.categories[name] = sorted({str(value) for value in column.dropna()})
 
-    def series(self, panel: Panel, static: Frame | None, futr: Sequence[np.ndarray] | None = None) -> Series:
-        """A panel for a network: each series a row of its own. `futr` are the known columns to the end of a horizon."""
+    def series(
+        self,
+        panel: Panel,
+        static: Frame | None,
+        futr: Sequence[np.ndarray] | None = None,
+        *,
+        units: np.ndarray,
+        device: torch.device,
+    ) -> Series:
+        """A panel for a network on this device: each series a row of its own, in its `units`.
+
+        `futr` are the known columns to the end of a horizon.
+        """
         columns = self.columns
         numbers = categories = None
         if columns.stat:
@@ -66,13 +89,17 @@ class Known:
                 ]
                 categories = np.array(parts).T
         return Series(
-            values=[values[:, None] for values in panel.values],
+            values=[
+                (values[:, None] - middle) / spread
+                for values, (middle, spread) in zip(panel.values, units, strict=True)
+            ],
             past=[self._standardised(columns.hist, array) for array in panel.hist] if columns.hist else None,
             future=[self._standardised(columns.futr, array) for array in (panel.futr if futr is None else futr)]
             if columns.futr
             else None,
             static=numbers,
             categories=categories,
+            device=device,
         )
 
     def sizes(self) -> dict[str, Any]:

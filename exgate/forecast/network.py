@@ -116,7 +116,7 @@ class Network:
             rows = series.rows(places[begin : begin + ROWS], self.steps, horizon)
             deviation = scale(rows.read, eps=0.0).deviation[..., None]
             errors.append(((rows.follow[..., None] - self._raw(rows, horizon)) / deviation)[:, :, 0])
-        error = torch.cat(errors).double().numpy()
+        error = torch.cat(errors).double().cpu().numpy()
         levels = [_ranked(level, len(error)) for level in self.quantiles]
         each = [
             np.nanquantile(error[..., min(place, error.shape[-1] - 1)], level, 0) for place, level in enumerate(levels)
@@ -137,11 +137,11 @@ class Network:
             places = np.stack([np.arange(len(ends)), ends], 1)
             parts = [places[begin : begin + ROWS] for begin in range(0, len(places), ROWS)]
             answer = torch.cat([self._raw(series.rows(part, self.steps, horizon), horizon) for part in parts])
-        answer = answer[:, :, 0].double().numpy()
+        answer = answer[:, :, 0].double().cpu().numpy()
         point = interpolated(answer, self.quantiles, [0.5])[..., 0] if self.patched else answer[..., 0]
         if self.offsets is not None:
             rows = series.rows(np.stack([np.arange(len(ends)), ends], 1), self.steps, 0)
-            deviation = scale(rows.read, eps=0.0).deviation.double().numpy()
+            deviation = scale(rows.read, eps=0.0).deviation.double().cpu().numpy()
             steps = np.minimum(np.arange(horizon), len(self.offsets) - 1)  # beyond the trained horizon: the last one's
             answer = answer + self.offsets[steps] * deviation
         return point, np.sort(answer, -1)

@@ -65,7 +65,7 @@ def advance(model: PatchXLSTM, readers: list[Reader], series: Series, ends: list
         _, after = model(part.read, _joined(before), part.known)
         for place, row in enumerate(rows):
             begun = readers[row].states[ends[row] % patch][1]
-            one = select(after, torch.tensor([place]))
+            one = select(after, torch.tensor([place], device=part.read.device))
             readers[row].states[ends[row] % patch] = one, begun, ends[row] - patch
     return [reader.states[end % patch][0] for reader, end in zip(readers, ends, strict=True)]
 
@@ -81,7 +81,7 @@ def forecast(
     for fresh in (False, True):
         rows = [row for row, state in enumerate(states) if (state.stack is None) == fresh]
         if rows:
-            which = torch.tensor(rows)
+            which = torch.tensor(rows, device=part.read.device)
             known = type(part.known)(*(None if values is None else values[which] for values in part.known))
             y, _ = model.forecast(part.read[which], horizon, _joined([states[row] for row in rows]), known)
             answers = answers if len(answers) else y.new_empty(len(states), *y.shape[1:])

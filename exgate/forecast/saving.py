@@ -42,6 +42,7 @@ def save(forecaster: Forecaster, path: str | os.PathLike[str]) -> Path:
         for place, (state, begun, read) in reader.states.items():
             states[f"{row}.{place}"] = [begun, read]
             tensors |= {f"state.{row}.{place}.{name}": tensor.clone() for name, tensor in flatten(state).items()}
+    tensors["units"] = torch.tensor(forecaster._units)
     if network.offsets is not None:
         tensors["offsets"] = torch.tensor(network.offsets)
     with files.replaced(folder / "series.safetensors") as file:
@@ -77,6 +78,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Fo
         tensors = load_file(folder / "series.safetensors")
         made = _made(text, device)
         made._panel, made._static = _panel(text, tensors), _static(text["static"])
+        made._units = tensors["units"].numpy()
         network = made.network
         network.module = io.load(folder, device=made.device).eval()
         network.steps = text["network"]["steps"]
@@ -154,7 +156,8 @@ def _readers(made: Forecaster, states: dict[str, list[int]], tensors: dict[str, 
 @torch.inference_mode()
 def _template(made: Forecaster) -> PatchState:
     """A state of the network: what those of a file are nested like."""
-    network, series = made.network, made._known.series(made._fitted(), made._static)
+    network = made.network
+    series = made._known.series(made._fitted(), made._static, units=made._units, device=made.device)
     rows = series.rows(np.array([[0, len(series.values[0])]]), network.patch, network.patch)
     return network.module(rows.read, None, rows.known)[1]
 

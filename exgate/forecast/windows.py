@@ -34,6 +34,7 @@ class Series:
         values: S arrays (T_i, C), NaN where missing.
         past: S arrays (T_i, past) or None; future: S arrays (T_i or more, future) or None.
         static: (S, static) numbers or None; categories: (S, categories) whole numbers or None.
+        device: where windows are.
     """
 
     values: Sequence[np.ndarray]
@@ -41,15 +42,19 @@ class Series:
     future: Sequence[np.ndarray] | None = None
     static: np.ndarray | None = None
     categories: np.ndarray | None = None
+    device: torch.device | None = None
 
     def rows(self, places: np.ndarray, steps: int, horizon: int, dtype: torch.dtype = torch.float32) -> Rows:
         """The windows at `places` (B, 2): (row, how many of its steps lie before the horizon)."""
+
+        def tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+            return torch.as_tensor(array, dtype=dtype, device=self.device)
 
         def cut(arrays: Sequence[np.ndarray] | None, before: int, after: int) -> Tensor | None:
             if arrays is None:
                 return None
             parts = np.stack([_cut(arrays[row], end - before, end + after) for row, end in places])
-            return torch.as_tensor(parts, dtype=dtype)
+            return tensor(parts, dtype)
 
         which = places[:, 0]
         whole = cut(self.values, steps, horizon)
@@ -57,8 +62,8 @@ class Series:
         known = Covariates(
             past=cut(self.past, steps, 0),
             future=cut(self.future, steps, horizon),
-            static=None if self.static is None else torch.as_tensor(self.static[which], dtype=dtype),
-            categories=None if self.categories is None else torch.as_tensor(self.categories[which], dtype=torch.long),
+            static=None if self.static is None else tensor(self.static[which], dtype),
+            categories=None if self.categories is None else tensor(self.categories[which], torch.long),
         )
         return Rows(whole[:, :steps], whole[:, steps:], known)
 

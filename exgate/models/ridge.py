@@ -52,8 +52,8 @@ class Ridge(nn.Module):
         Cost: L (L + H) multiplications for each window and series.
         """
         steps, horizon = self.config.steps, self.config.horizon
-        gram = torch.zeros(steps, steps, dtype=torch.float64)
-        cross = torch.zeros(steps, horizon, dtype=torch.float64)
+        gram = self.weight.new_zeros(steps, steps, dtype=torch.float64)
+        cross = self.weight.new_zeros(steps, horizon, dtype=torch.float64)
         for read, follow in windows:
             last = read[:, -1:]
             x, y = ((part - last).mT.flatten(0, 1).double() for part in (read, follow))

@@ -149,6 +149,14 @@ def test_covariates_and_their_saving(tmp_path):
     assert made.predict(df=past, static_df=odd, futr_df=future).PatchXLSTM.notna().all()
 
 
+def test_small_variations_around_large_numbers_are_not_lost():
+    made = Forecaster(h=8, patch=8, **SMALL, **QUICK)
+    plain = made.fit(waves()).predict(level=[80])
+    far = made.fit(waves().assign(y=lambda rows: rows.y + 1e9)).predict(level=[80])
+    columns = ["PatchXLSTM", "PatchXLSTM-lo-80"]
+    np.testing.assert_allclose(far[columns].to_numpy() - 1e9, plain[columns].to_numpy(), atol=1e-2)
+
+
 def test_conformal_intervals_hold_on_noise():
     rng = np.random.default_rng(0)
     ds = pd.date_range("2024-01-01", periods=600, freq="h")
