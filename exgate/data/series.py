@@ -81,7 +81,7 @@ def read(path: str | os.PathLike[str]) -> Record:
     parts = splits(name, len(values))
     train = values[slice(*parts["train"])]
     mean, deviation = np.nanmean(train, 0), np.nanstd(train, 0)
-    deviation = np.where(deviation > 0, deviation, 1.0)
+    deviation = np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0)  # 0 but for rounding is a constant's
     return Record(
         name=name, values=(values - mean) / deviation, series=series, mean=mean, deviation=deviation, parts=parts
     )

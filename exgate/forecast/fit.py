@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exgate.forecast.windows import Rows, Series, filled
-from exgate.layers.series import scale
+from exgate.forecast.windows import Rows, Series, Units, filled
 from exgate.models.lm import parameter_groups
 from exgate.models.naive import Naive
 from exgate.models.patch_xlstm import PatchXLSTM
@@ -34,8 +33,7 @@ class Budget:
         check: steps between two looks at the validation block; patience: how many without a better one end training.
         rows: windows of the validation block, evenly spaced, at most.
         seed: of the windows.
-        relative: errors count in deviations of what was read of each window, so that all series weigh alike; else in
-            the units that are given. Quantile losses always are.
+        units: what errors count in; None: each window's own, so that all series weigh alike.
     """
 
     steps: int = 1000
@@ -47,7 +45,7 @@ class Budget:
     patience: int = 6
     rows: int = 512
     seed: int = 0
-    relative: bool = True
+    units: Units | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +79,13 @@ def train(
     """
     places = series.places(steps, horizon, leave=validation)
     if not len(places):
-        longest = max((len(values) for values in series.values), default=0)
-        raise ValueError(
-            f"forecast: no window of {steps} + {horizon} steps fits before the last {validation} of any series; the "
-            f"longest has {longest}. Forecast fewer steps (h), read fewer (input_size), or hold back less (val_size)."
-        )
+        raise ValueError(_none(series, steps, horizon, validation))
     if isinstance(model, Naive | Ridge):
         if isinstance(model, Ridge):
-            model.solve(_parts(series, places[places[:, 1] >= steps], steps, horizon, budget.relative))
+            places = places[places[:, 1] >= steps]
+            if not len(places):
+                raise ValueError(_none(series, steps, horizon, validation))
+            model.solve(_parts(series, places, steps, horizon, budget.units))
         return History(validation=[], best=0, training=[])
     held = series.places(steps, horizon, first=-validation) if validation >= horizon else places[:0]
     held = (
@@ -100,8 +97,8 @@ def train(
     kept, best, looks, losses = None, math.inf, [], []
     for step in range(1, budget.steps + 1):
         model.train()
-        rows = series.rows(places[rng.integers(0, len(places), budget.batch)], steps, horizon)
-        value = loss(model, rows, relative=budget.relative)
+        rows = series.rows(places[rng.integers(0, len(places), budget.batch)], steps, horizon, units=budget.units)
+        value = loss(model, rows)
         if not torch.isfinite(value):
             raise ValueError(f"forecast: the loss is {value.item()} at step {step}. Take a lower learning rate.")
         optimiser.zero_grad()
@@ -113,7 +110,7 @@ def train(
         if on_step is not None:
             on_step(step, losses[-1])
         if len(held) and (step % budget.check == 0 or step == budget.steps):
-            looks.append((step, score(model, series, held, steps, horizon, relative=budget.relative)))
+            looks.append((step, score(model, series, held, steps, horizon, units=budget.units)))
             if looks[-1][1] < best:
                 best, kept = looks[-1][1], (step, copy.deepcopy(model.state_dict()))
             elif kept is not None and step - kept[0] >= budget.patience * budget.check:
@@ -125,34 +122,40 @@ def train(
 
 @torch.no_grad()
 def score(
-    model: nn.Module, series: Series, places: np.ndarray, steps: int, horizon: int, *, relative: bool = True
+    model: nn.Module, series: Series, places: np.ndarray, steps: int, horizon: int, *, units: Units | None = None
 ) -> float:
     """The mean loss over the windows at `places`."""
     model.eval()
     total = 0.0
     for begin in range(0, len(places), ROWS):
         part = places[begin : begin + ROWS]
-        rows = series.rows(part, steps, horizon)
-        total += loss(model, rows, horizon_only=True, relative=relative).item() * len(part)
+        rows = series.rows(part, steps, horizon, units=units)
+        total += loss(model, rows, horizon_only=True).item() * len(part)
     return total / len(places)
 
 
+def _none(series: Series, steps: int, horizon: int, validation: int) -> str:
+    longest = max((len(values) for values in series.values), default=0)
+    return (
+        f"forecast: no window of {steps} + {horizon} steps fits before the last {validation} of any series; the "
+        f"longest has {longest}. Forecast fewer steps (h), read fewer (input_size), or hold back less (val_size)."
+    )
+
+
 def _parts(
-    series: Series, places: np.ndarray, steps: int, horizon: int, relative: bool
+    series: Series, places: np.ndarray, steps: int, horizon: int, units: Units | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """All windows at `places`, in parts, each in its own deviations or in the units given."""
+    """All windows at `places`, in parts."""
     for begin in range(0, len(places), PART):
-        rows = series.rows(places[begin : begin + PART], steps, horizon, torch.float64)
-        deviation = scale(rows.read, eps=0.0).deviation if relative else 1.0
-        yield filled(rows.read) / deviation, rows.follow / deviation
+        rows = series.rows(places[begin : begin + PART], steps, horizon, units=units, dtype=torch.float64)
+        yield filled(rows.read), rows.follow
 
 
-def loss(model: nn.Module, rows: Rows, *, horizon_only: bool = False, relative: bool = True) -> Tensor:
+def loss(model: nn.Module, rows: Rows, *, horizon_only: bool = False) -> Tensor:
     """The quantile loss of all patches (or those of the horizon); of other models, the absolute error."""
     if not isinstance(model, PatchXLSTM):
         known = ~rows.follow.isnan()
         error = model(filled(rows.read)) - rows.follow.nan_to_num(0.0)
-        error = error / scale(rows.read).deviation if relative else error
         return error.abs().where(known, 0).sum() / known.sum().clamp_min(1)
     patch, steps = model.config.patch, rows.read.shape[1]
     more = -rows.follow.shape[1] % patch

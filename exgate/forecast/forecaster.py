@@ -15,7 +15,7 @@ from exgate.forecast import fit as fitting
 from exgate.forecast import online
 from exgate.forecast.fit import Budget, History
 from exgate.forecast.frame import Columns, Frame, Index, Panel, ahead, as_pandas, is_polars, like, panel, shown, some
-from exgate.forecast.known import Known, units
+from exgate.forecast.known import Known
 from exgate.forecast.network import FEWEST, Network, interpolated
 
 QUANTILES = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
@@ -98,7 +98,6 @@ class Forecaster:
         self._known = Known(columns=self.columns)
         self._panel: Panel | None = None
         self._static: Frame | None = None
-        self._units = np.zeros((0, 2))
         self._readers: list[online.Reader] = []
         self._polars = False
 
@@ -132,8 +131,7 @@ class Forecaster:
         with torch.random.fork_rng():
             torch.manual_seed(self.budget.seed)
             module = self.network.build(steps, self.h, self._known.sizes()).to(self.device)
-        self._units = units(data)
-        series = self._known.series(data, self._static, units=self._units, device=self.device)
+        series = self._known.series(data, self._static, device=self.device)
         self.history = fitting.train(
             module, series, steps=self.network.steps, horizon=self.h, validation=validation, budget=self.budget,
             on_step=on_step,
@@ -169,17 +167,14 @@ class Forecaster:
         h, data = self.h if h is None else h, self._fitted()
         if h < 1:
             raise ValueError(f"Forecaster: h is {h}; it should be at least 1.")
-        static, readers, polars, own = self._static, self._readers, self._polars, self._units
+        static, readers, polars = self._static, self._readers, self._polars
         if df is not None:
             data, readers, polars = panel(as_pandas(df), self.columns, data.freq), [], is_polars(df)
-            own = units(data)
             static = static if static_df is None else as_pandas(static_df)
         times = [ahead(known, data.freq, h) for known in data.times]
         futr = self._future(data, times, futr_df) if self.columns.futr else None
-        series = self._known.series(data, static, futr, units=own, device=self.device)
+        series = self._known.series(data, static, futr, device=self.device)
         point, answers = self.network.forecast(series, h, readers or None)
-        point = point * own[:, 1:] + own[:, :1]
-        answers = answers * own[:, 1:, None] + own[:, :1, None]
         return like(self._answer(data.ids, times, point, answers, level, quantiles), polars)
 
     def update(self, df: Any) -> Forecaster:
@@ -202,7 +197,7 @@ class Forecaster:
         self._panel = replace(known, **fields, notes=[])
         self._trim()
         if self.network.patched:
-            series = self._known.series(self._panel, self._static, units=self._units, device=self.device)
+            series = self._known.series(self._panel, self._static, device=self.device)
             ends = [len(values) for values in self._panel.values]
             online.advance(self.network.module, self._readers, series, ends, self.network.steps)
         return self

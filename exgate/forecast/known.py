@@ -10,18 +10,7 @@ import numpy as np
 import torch
 
 from exgate.forecast.frame import Columns, Frame, Panel, some
-from exgate.forecast.windows import Series
-
-ROUNDING = 1e-12  # a deviation of less than this share of the mean is that of a constant
-
-
-def units(panel: Panel) -> np.ndarray:
-    """(S, 2): the mean and the deviation of each series, in float64.
-
-    What networks read is float32, in which a variation of 1 around 1e9 is lost. They have scales of their own besides.
-    """
-    pairs = [(np.nanmean(values), np.nanstd(values)) for values in panel.values]
-    return np.array([(mean, deviation if deviation > ROUNDING * abs(mean) else 1.0) for mean, deviation in pairs])
+from exgate.forecast.windows import Series, own_units
 
 
 @dataclass(kw_only=True)
@@ -64,10 +53,9 @@ class Known:
         static: Frame | None,
         futr: Sequence[np.ndarray] | None = None,
         *,
-        units: np.ndarray,
         device: torch.device,
     ) -> Series:
-        """A panel for a network on this device: each series a row of its own, in its `units`.
+        """A panel for a network on this device: each series a row of its own.
 
         `futr` are the known columns to the end of a horizon.
         """
@@ -89,10 +77,7 @@ class Known:
                 ]
                 categories = np.array(parts).T
         return Series(
-            values=[
-                (values[:, None] - middle) / spread
-                for values, (middle, spread) in zip(panel.values, units, strict=True)
-            ],
+            values=[values[:, None] for values in panel.values],
             past=[self._standardised(columns.hist, array) for array in panel.hist] if columns.hist else None,
             future=[self._standardised(columns.futr, array) for array in (panel.futr if futr is None else futr)]
             if columns.futr
@@ -110,10 +95,8 @@ class Known:
         }  # fmt: skip
 
     def _measure(self, name: str, values: np.ndarray) -> None:
-        known = values[~np.isnan(values)]
-        self.mean[name] = float(known.mean()) if len(known) else 0.0
-        deviation = float(known.std()) if len(known) else 0.0
-        self.deviation[name] = deviation if deviation > 0 else 1.0
+        middle, spread = own_units(values[None, :, None])
+        self.mean[name], self.deviation[name] = float(middle.item()), float(spread.item())
 
     def _standard(self, name: str, values: np.ndarray) -> np.ndarray:
         return (values - self.mean[name]) / self.deviation[name]

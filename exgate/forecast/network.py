@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from exgate.forecast import online
-from exgate.forecast.windows import Rows, Series, filled
-from exgate.layers.series import scale
+from exgate.forecast.windows import Rows, Series, Units, filled
 from exgate.models import dlinear, io, naive, patch_xlstm, ridge, xlstm_time
+from exgate.models.patch_xlstm import Covariates
 
 LABELS = {
     "patch_xlstm": "PatchXLSTM", "xlstm_time": "XLSTMTime", "dlinear": "DLinear", "ridge": "Ridge", "naive": "Naive",
@@ -76,6 +76,11 @@ class Network:
         self.offsets: np.ndarray | None = None  # (H, Q) in deviations: what is added to a quantile, or to the point
 
     @property
+    def exact(self) -> bool:
+        """It computes in any type: nothing that it repeats is rounded."""
+        return self.name == "naive"
+
+    @property
     def patch(self) -> int:
         return self.module.config.patch if self.patched else 1
 
@@ -114,8 +119,7 @@ class Network:
         errors = []
         for begin in range(0, len(places), ROWS):
             rows = series.rows(places[begin : begin + ROWS], self.steps, horizon)
-            deviation = scale(rows.read, eps=0.0).deviation[..., None]
-            errors.append(((rows.follow[..., None] - self._raw(rows, horizon)) / deviation)[:, :, 0])
+            errors.append((rows.follow[..., None] - self._raw(rows, horizon))[:, :, 0])
         error = torch.cat(errors).double().cpu().numpy()
         levels = [_ranked(level, len(error)) for level in self.quantiles]
         each = [
@@ -131,19 +135,17 @@ class Network:
         What it says is its median, or the one forecast that it has, before quantiles were calibrated. `readers` go on.
         """
         ends = [len(values) for values in series.values]
+        places = np.stack([np.arange(len(ends)), ends], 1)
+        windows = series.rows(places, self.steps, horizon, dtype=torch.float64 if self.exact else torch.float32)
         if readers is not None and self.patched:
-            answer = online.forecast(self.module, readers, series, ends, horizon, self.steps)
+            raw, units = online.forecast(self.module, readers, series, ends, horizon, self.steps)
         else:
-            places = np.stack([np.arange(len(ends)), ends], 1)
-            parts = [places[begin : begin + ROWS] for begin in range(0, len(places), ROWS)]
-            answer = torch.cat([self._raw(series.rows(part, self.steps, horizon), horizon) for part in parts])
-        answer = answer[:, :, 0].double().cpu().numpy()
+            raw, units = torch.cat([self._raw(part, horizon) for part in _split(windows)]), windows.units
+        answer = raw[:, :, 0].double().cpu().numpy() * units.spread + units.middle
         point = interpolated(answer, self.quantiles, [0.5])[..., 0] if self.patched else answer[..., 0]
         if self.offsets is not None:
-            rows = series.rows(np.stack([np.arange(len(ends)), ends], 1), self.steps, 0)
-            deviation = scale(rows.read, eps=0.0).deviation.double().cpu().numpy()
             steps = np.minimum(np.arange(horizon), len(self.offsets) - 1)  # beyond the trained horizon: the last one's
-            answer = answer + self.offsets[steps] * deviation
+            answer = answer + self.offsets[steps] * windows.units.spread
         return point, np.sort(answer, -1)
 
     @torch.inference_mode()
@@ -156,6 +158,14 @@ class Network:
             answers.append(self.module(read))
             read = torch.cat([read, answers[-1]], 1)[:, -self.steps :]
         return torch.cat(answers, 1)[:, :horizon, :, None]
+
+
+def _split(rows: Rows) -> Iterator[Rows]:
+    """Rows in parts, which hold no more at a time than is needed."""
+    for begin in range(0, len(rows.read), ROWS):
+        part = slice(begin, begin + ROWS)
+        known = Covariates(*(None if values is None else values[part] for values in rows.known))
+        yield Rows(rows.read[part], rows.follow[part], known, Units(*(values[part] for values in rows.units)))
 
 
 def _ranked(level: float, count: int) -> float:

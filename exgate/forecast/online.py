@@ -9,15 +9,25 @@ reading at least the last L values, and neither time nor memory grow with the hi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from exgate.forecast.windows import Series
-from exgate.layers.series import scale
+from exgate.forecast.windows import Series, Units
+from exgate.layers.series import Scale, scale
 from exgate.models.patch_xlstm import PatchState, PatchXLSTM
 from exgate.ops.state import join, select
+
+
+class Reading(NamedTuple):
+    """One state: from which value on it has read, up to which (the first that it has not), and in which units."""
+
+    state: PatchState
+    begun: int
+    read: int
+    units: Units
 
 
 @dataclass
@@ -27,71 +37,80 @@ class Reader:
     What is ahead may be known better the next time, and the last patch is told of it: so it is read again.
 
     Args:
-        states: of each place of the present in a patch: (state, first value read, values before the first not read).
+        states: of each place of the present in a patch.
     """
 
-    states: dict[int, tuple[PatchState, int, int]] = field(default_factory=dict)
+    states: dict[int, Reading] = field(default_factory=dict)
 
     def forget(self, count: int, patch: int) -> None:
         """The first `count` values of the row, whole patches, are no longer kept: count from what is left."""
         assert count % patch == 0
         self.states = {
-            place: (state, begun - count, read - count) for place, (state, begun, read) in self.states.items()
+            place: reading._replace(begun=reading.begun - count, read=reading.read - count)
+            for place, reading in self.states.items()
         }
 
 
 @torch.inference_mode()
-def advance(model: PatchXLSTM, readers: list[Reader], series: Series, ends: list[int], steps: int) -> list[PatchState]:
-    """Move the readers to a present of the first `ends` values of each row; their states there, but for a last patch.
+def advance(model: PatchXLSTM, readers: list[Reader], series: Series, ends: list[int], steps: int) -> list[Reading]:
+    """Move the readers to a present of the first `ends` values of each row; where they stand, but for a last patch.
 
     Args:
         steps: L, a multiple of the patch.
         series: with at least the last 2 L values of each row and their covariates; NaN in front of the first.
     """
     patch = model.config.patch
-    moves: dict[int, list[int]] = {}
+    moves: dict[tuple[int, bool], list[int]] = {}
     for row, (reader, end) in enumerate(zip(readers, ends, strict=True)):
-        _, begun, read = reader.states.get(end % patch, (None, -1, end))  # without one: as if it had read too far
-        if not 0 <= end - patch - read <= steps or end - begun > 2 * steps:
-            window = series.rows(np.array([[row, end]]), steps, 0).read
-            reader.states[end % patch] = PatchState(scale(window, eps=0.0), None), end - steps, end - steps
-        state, _, read = reader.states[end % patch]
-        if end - patch > read:
-            moves.setdefault((end - patch - read) * (-1 if state.stack is None else 1), []).append(row)
-    for count, rows in moves.items():  # rows with as much to read are read together
+        now = reader.states.get(end % patch)
+        if now is None or not 0 <= end - patch - now.read <= steps or end - now.begun > 2 * steps:
+            window = series.rows(np.array([[row, end]]), steps, 0)
+            now = Reading(PatchState(scale(window.read, eps=0.0), None), end - steps, end - steps, window.units)
+        if now.state.stack is None and np.isnan(series.values[row][max(0, now.read) : max(0, end - patch)]).all():
+            now = now._replace(read=end - patch)  # nothing yet: a state begins with the first patch that has a value
+        reader.states[end % patch] = now
+        if end - patch > now.read:
+            moves.setdefault((end - patch - now.read, now.state.stack is None), []).append(row)
+    for (count, _), rows in moves.items():  # rows with as much to read are read together
+        before = [readers[row].states[ends[row] % patch] for row in rows]
         places = np.array([[row, ends[row] - patch] for row in rows])
-        part = series.rows(places, abs(count), patch)
-        before = [readers[row].states[ends[row] % patch][0] for row in rows]
+        part = series.rows(places, count, patch, units=_units(before))
         _, after = model(part.read, _joined(before), part.known)
         for place, row in enumerate(rows):
-            begun = readers[row].states[ends[row] % patch][1]
             one = select(after, torch.tensor([place], device=part.read.device))
-            readers[row].states[ends[row] % patch] = one, begun, ends[row] - patch
-    return [reader.states[end % patch][0] for reader, end in zip(readers, ends, strict=True)]
+            readers[row].states[ends[row] % patch] = before[place]._replace(state=one, read=ends[row] - patch)
+    return [reader.states[end % patch] for reader, end in zip(readers, ends, strict=True)]
 
 
 @torch.inference_mode()
 def forecast(
     model: PatchXLSTM, readers: list[Reader], series: Series, ends: list[int], horizon: int, steps: int
-) -> Tensor:
-    """Quantiles (S, H, C, Q) of the `horizon` steps after the first `ends` values of each row; the readers go on."""
-    states = advance(model, readers, series, ends, steps)
-    part = series.rows(np.stack([np.arange(len(ends)), ends], 1), model.config.patch, horizon)
+) -> tuple[Tensor, Units]:
+    """Quantiles (S, H, C, Q) of the `horizon` steps after the first `ends` values of each row, and their units.
+
+    The readers go on.
+    """
+    now = advance(model, readers, series, ends, steps)
+    places, units = np.stack([np.arange(len(ends)), ends], 1), _units(now)
+    part = series.rows(places, model.config.patch, horizon, units=units)
     answers = torch.empty(0)
     for fresh in (False, True):
-        rows = [row for row, state in enumerate(states) if (state.stack is None) == fresh]
+        rows = [row for row, reading in enumerate(now) if (reading.state.stack is None) == fresh]
         if rows:
             which = torch.tensor(rows, device=part.read.device)
             known = type(part.known)(*(None if values is None else values[which] for values in part.known))
-            y, _ = model.forecast(part.read[which], horizon, _joined([states[row] for row in rows]), known)
-            answers = answers if len(answers) else y.new_empty(len(states), *y.shape[1:])
+            y, _ = model.forecast(part.read[which], horizon, _joined([now[row] for row in rows]), known)
+            answers = answers if len(answers) else y.new_empty(len(now), *y.shape[1:])
             answers[which] = y
-    return answers
+    return answers, units
 
 
-def _joined(states: list[PatchState]) -> PatchState:
+def _joined(readings: list[Reading]) -> PatchState:
     """States of which all have read something, or none."""
-    scales = type(states[0].scale)(
-        *(torch.cat(parts) for parts in zip(*(state.scale for state in states), strict=True))
-    )
+    states = [reading.state for reading in readings]
+    scales = Scale(*(torch.cat(parts) for parts in zip(*(state.scale for state in states), strict=True)))
     return PatchState(scales, None if states[0].stack is None else join([state.stack for state in states]))
+
+
+def _units(readings: list[Reading]) -> Units:
+    return Units(*(np.concatenate(parts) for parts in zip(*(reading.units for reading in readings), strict=True)))

@@ -18,7 +18,8 @@ from exgate.forecast.fit import Budget, History
 from exgate.forecast.forecaster import Forecaster
 from exgate.forecast.frame import Columns, Panel
 from exgate.forecast.known import Known
-from exgate.forecast.online import Reader
+from exgate.forecast.online import Reader, Reading
+from exgate.forecast.windows import Units
 from exgate.models import io
 from exgate.models.patch_xlstm import PatchState
 from exgate.ops.state import flatten, unflatten
@@ -39,10 +40,11 @@ def save(forecaster: Forecaster, path: str | os.PathLike[str]) -> Path:
     }
     states = {}
     for row, reader in enumerate(forecaster._readers):
-        for place, (state, begun, read) in reader.states.items():
-            states[f"{row}.{place}"] = [begun, read]
-            tensors |= {f"state.{row}.{place}.{name}": tensor.clone() for name, tensor in flatten(state).items()}
-    tensors["units"] = torch.tensor(forecaster._units)
+        for place, now in reader.states.items():
+            states[f"{row}.{place}"] = {
+                "begun": now.begun, "read": now.read, "units": [values.ravel().tolist() for values in now.units],
+            }  # fmt: skip
+            tensors |= {f"state.{row}.{place}/{name}": tensor.cpu() for name, tensor in flatten(now.state).items()}
     if network.offsets is not None:
         tensors["offsets"] = torch.tensor(network.offsets)
     with files.replaced(folder / "series.safetensors") as file:
@@ -78,7 +80,6 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Fo
         tensors = load_file(folder / "series.safetensors")
         made = _made(text, device)
         made._panel, made._static = _panel(text, tensors), _static(text["static"])
-        made._units = tensors["units"].numpy()
         network = made.network
         network.module = io.load(folder, device=made.device).eval()
         network.steps = text["network"]["steps"]
@@ -138,18 +139,21 @@ def _static(text: Any) -> Any:
     return None if text is None else pandas.DataFrame(text["data"], columns=text["columns"])
 
 
-def _readers(made: Forecaster, states: dict[str, list[int]], tensors: dict[str, torch.Tensor]) -> list[Reader]:
+def _readers(made: Forecaster, states: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[Reader]:
     panel = made._fitted()
     readers = [Reader() for _ in panel.ids]
     if not states:
         return readers
-    template = _template(made)
-    for key, (begun, read) in states.items():
+    template, parts = _template(made), {key: {} for key in states}
+    for name, tensor in tensors.items():
+        key, slash, rest = name.removeprefix("state.").partition("/")
+        if slash:
+            parts[key][rest] = tensor.to(made.device)
+    for key, fields in states.items():
         row, place = map(int, key.split("."))
-        prefix = f"state.{key}."
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        like = template if len(own) > len(flatten(template.scale)) else PatchState(template.scale, None)
-        readers[row].states[place] = unflatten(own, like), begun, read
+        like = template if len(parts[key]) > len(flatten(template.scale)) else PatchState(template.scale, None)
+        units = Units(*(np.array(values).reshape(1, 1, -1) for values in fields["units"]))
+        readers[row].states[place] = Reading(unflatten(parts[key], like), fields["begun"], fields["read"], units)
     return readers
 
 
@@ -157,7 +161,7 @@ def _readers(made: Forecaster, states: dict[str, list[int]], tensors: dict[str, 
 def _template(made: Forecaster) -> PatchState:
     """A state of the network: what those of a file are nested like."""
     network = made.network
-    series = made._known.series(made._fitted(), made._static, units=made._units, device=made.device)
+    series = made._known.series(made._fitted(), made._static, device=made.device)
     rows = series.rows(np.array([[0, len(series.values[0])]]), network.patch, network.patch)
     return network.module(rows.read, None, rows.known)[1]
 

@@ -12,18 +12,48 @@ from torch import Tensor
 
 from exgate.models.patch_xlstm import Covariates
 
+ROUNDING = 1e-12  # a deviation of less than this share of the mean is that of a constant
+
+
+class Units(NamedTuple):
+    """What numbers of each window count in, float64 (B, 1, C): (value - middle) / spread.
+
+    Networks read float32, in which a variation of 1 around 1e9 is lost. They have scales of their own besides.
+    """
+
+    middle: np.ndarray
+    spread: np.ndarray
+
+    def invert(self, values: np.ndarray) -> np.ndarray:
+        """(B, T, C) in these units -> in those of the series."""
+        return values * self.spread + self.middle
+
 
 class Rows(NamedTuple):
     """B windows of L steps that are read and H that follow, NaN where there is nothing.
 
     Args:
-        read: (B, L, C); follow: (B, H, C).
+        read: (B, L, C); follow: (B, H, C); both in the windows' units.
         known: covariates: past (B, L, past), future (B, L + H, future), static and categories.
+        units: of each window.
     """
 
     read: Tensor
     follow: Tensor
     known: Covariates
+    units: Units
+
+
+PLAIN = Units(np.zeros((1, 1, 1)), np.ones((1, 1, 1)))  # the units that are given
+
+
+def own_units(windows: np.ndarray) -> Units:
+    """The mean and the deviation of each window (B, L, C), missing values left out; that of a constant is 1."""
+    known = ~np.isnan(windows)
+    count = np.maximum(known.sum(1, keepdims=True), 1)
+    middle = np.where(known, windows, 0).sum(1, keepdims=True) / count
+    spread = np.sqrt(np.square(np.where(known, windows - middle, 0)).sum(1, keepdims=True) / count)
+    return Units(middle, np.where(spread > ROUNDING * np.abs(middle), spread, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +74,38 @@ class Series:
     categories: np.ndarray | None = None
     device: torch.device | None = None
 
-    def rows(self, places: np.ndarray, steps: int, horizon: int, dtype: torch.dtype = torch.float32) -> Rows:
-        """The windows at `places` (B, 2): (row, how many of its steps lie before the horizon)."""
+    def rows(
+        self,
+        places: np.ndarray,
+        steps: int,
+        horizon: int,
+        *,
+        units: Units | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Rows:
+        """The windows at `places` (B, 2): (row, how many of its steps lie before the horizon).
 
-        def tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+        Args:
+            units: of the values; None: each window's own, of what it reads.
+        """
+
+        def tensor(array: np.ndarray, dtype: torch.dtype = dtype) -> Tensor:
             return torch.as_tensor(array, dtype=dtype, device=self.device)
 
-        def cut(arrays: Sequence[np.ndarray] | None, before: int, after: int) -> Tensor | None:
-            if arrays is None:
-                return None
-            parts = np.stack([_cut(arrays[row], end - before, end + after) for row, end in places])
-            return tensor(parts, dtype)
+        def cut(arrays: Sequence[np.ndarray], before: int, after: int) -> np.ndarray:
+            return np.stack([_cut(arrays[row], end - before, end + after) for row, end in places])
 
         which = places[:, 0]
         whole = cut(self.values, steps, horizon)
-        assert whole is not None
+        units = own_units(whole[:, :steps]) if units is None else units
+        values = tensor((whole - units.middle) / units.spread)
         known = Covariates(
-            past=cut(self.past, steps, 0),
-            future=cut(self.future, steps, horizon),
-            static=None if self.static is None else tensor(self.static[which], dtype),
+            past=None if self.past is None else tensor(cut(self.past, steps, 0)),
+            future=None if self.future is None else tensor(cut(self.future, steps, horizon)),
+            static=None if self.static is None else tensor(self.static[which]),
             categories=None if self.categories is None else tensor(self.categories[which], torch.long),
         )
-        return Rows(whole[:, :steps], whole[:, steps:], known)
+        return Rows(values[:, :steps], values[:, steps:], known, units)
 
     def places(
         self, steps: int, horizon: int, *, first: int | None = None, leave: int = 0, stride: int = 1

@@ -157,6 +157,17 @@ def test_small_variations_around_large_numbers_are_not_lost():
     np.testing.assert_allclose(far[columns].to_numpy() - 1e9, plain[columns].to_numpy(), atol=1e-2)
 
 
+@pytest.mark.parametrize("model", ["ridge", "patch_xlstm", "naive"])
+def test_an_outlier_far_in_the_past_does_no_harm(model):
+    plain = waves(names=("a",))
+    far = plain.assign(y=plain.y.where(plain.index != 3, 1e9))
+    options = {"patch": 8, **SMALL} if model == "patch_xlstm" else {}
+    made = Forecaster(model, h=8, **QUICK, **options).fit(plain)
+    pd.testing.assert_frame_equal(made.predict(df=far), made.predict())
+    if model == "naive":
+        assert made.predict()["Naive"].tolist() == [plain.y.iloc[-1]] * 8, "what is repeated is not rounded"
+
+
 def test_conformal_intervals_hold_on_noise():
     rng = np.random.default_rng(0)
     ds = pd.date_range("2024-01-01", periods=600, freq="h")

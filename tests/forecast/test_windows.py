@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from exgate.forecast.windows import Series, filled
+from exgate.forecast.windows import PLAIN, Series, filled
 
 NAN = np.nan
 
@@ -19,7 +19,7 @@ def series():
 
 
 def test_windows_and_what_is_beyond_the_ends(series):
-    rows = series.rows(np.array([[0, 5], [0, 9], [1, 2]]), 3, 2)
+    rows = series.rows(np.array([[0, 5], [0, 9], [1, 2]]), 3, 2, units=PLAIN)
     assert rows.read[..., 0].tolist()[:2] == [[2, 3, 4], [6, 7, 8]]
     np.testing.assert_array_equal(rows.read[2, :, 0].numpy(), [NAN, 100, 101])
     assert rows.follow[..., 0].tolist()[0] == [5, 6]
@@ -45,3 +45,14 @@ def test_where_windows_may_lie(series):
 def test_missing_values_are_filled_with_the_one_before():
     x = torch.tensor([[NAN, NAN, 3.0, NAN, 5.0], [1.0, NAN, NAN, 2.0, NAN], [NAN] * 5])[..., None]
     assert filled(x)[..., 0].tolist() == [[3, 3, 3, 3, 5], [1, 1, 1, 2, 2], [0] * 5]
+
+
+def test_windows_count_in_their_own_units_unless_others_are_given(series):
+    values = [1e9 + np.array([[0.0], [2.0], [NAN], [4.0]]), np.full((4, 1), 0.1)]
+    rows = Series(values=values).rows(np.array([[0, 2], [0, 3], [1, 3]]), 2, 1)
+    assert rows.read[0, :, 0].tolist() == [-1.0, 1.0]
+    assert rows.units.middle.ravel().tolist() == pytest.approx([1e9 + 1, 1e9 + 2, 0.1])
+    assert rows.units.spread.ravel().tolist() == [1.0, 1.0, 1.0], "a constant's is 1"
+    assert rows.follow[1, 0, 0] == 2.0
+    back = rows.units.invert(rows.read.double().numpy())
+    np.testing.assert_allclose(back[0], values[0][:2])
