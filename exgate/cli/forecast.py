@@ -27,7 +27,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from exgate import figure, files
 from exgate.forecast import Forecaster
-from exgate.forecast.frame import Columns, Frame, panel, some
+from exgate.forecast.frame import Columns, Frame, checked, panel, some
 
 TIMES = ("ds", "date", "datetime", "time", "timestamp", "day", "month", "year", "hour", "week")
 TARGETS = ("y", "target", "value")
@@ -73,6 +73,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"exgate: --horizon is {arguments.horizon}; it should be at least 1.")
     console = Console(highlight=False)
     df, said = _example() if arguments.file is None else _long(read(arguments.file), arguments)
+    df = checked(df, Columns())
     data = panel(df, Columns(), arguments.freq)
     season = seasonal(data.freq) if arguments.season is None else arguments.season
     longest = max(len(values) for values in data.values)
@@ -83,6 +84,11 @@ def main(argv: list[str]) -> int:
     )
     for note in data.notes:
         console.print(f"[yellow]{note}[/yellow]")
+    if arguments.freq is None and any("is the frequency right" in note for note in data.notes):
+        raise ValueError(
+            f"exgate: with steps of {steps} most times are missing. Say what lies between two steps (--freq), or which "
+            "column has the times (--time); days and months are told apart in 2024-01-31."
+        )
     levels = sorted(set(arguments.level or (80, 95)))
     ours = _forecaster(arguments, horizon, data.freq)
     if arguments.test_windows:
@@ -184,20 +190,24 @@ def _long(table: Frame, arguments: Arguments) -> tuple[Frame, str]:
     if not numbers:
         raise ValueError(f"exgate: no column but {time!r} has numbers; the columns are {some(list(table), 20)}.")
     if arguments.target == ALL:
-        keep = [time] if name is None else [time, name]
-        long = table.melt(keep, numbers, var_name="column", value_name="y").rename(columns={time: "ds"})
-        ids = long["column"] if name is None else long[name].astype(str) + ", " + long["column"]
-        return long.assign(unique_id=ids)[["unique_id", "ds", "y"]], f"times: {time!r}; series: {some(numbers)}"
+        parts = [
+            pandas.DataFrame({
+                "unique_id": column if name is None else table[name].astype(str) + ", " + str(column),
+                "ds": table[time], "y": table[column],
+            })
+            for column in numbers
+        ]  # fmt: skip
+        return pandas.concat(parts, ignore_index=True), f"times: {time!r}; series: {some(numbers)}"
     target = arguments.target or next((column for column in TARGETS if column in numbers), numbers[-1])
     others = (
         f' (of {len(numbers)} columns of numbers; --target NAME for another, "all" for each)'
         if len(numbers) > 1
         else ""
     )
-    long = table.rename(columns={time: "ds", target: "y"})
-    long = long.assign(unique_id=target if name is None else table[name])
+    ids = target if name is None else table[name]
+    long = pandas.DataFrame({"unique_id": ids, "ds": table[time], "y": table[target]})
     named = "" if name is None else f", series: {name!r}"
-    return long[["unique_id", "ds", "y"]], f"times: {time!r}{named}, forecast: {target!r}{others}"
+    return long, f"times: {time!r}{named}, forecast: {target!r}{others}"
 
 
 def _time(table: Frame) -> str:
@@ -227,12 +237,12 @@ def _id(table: Frame, time: str) -> str | None:
         return None
     import pandas
 
-    texts = [
-        column for column in table
-        if column != time and pandas.api.types.is_string_dtype(table[column])
-        and not table.duplicated([column, time]).any()
-    ]  # fmt: skip
-    return texts[0] if texts else None
+    types = pandas.api.types
+    for fits in (types.is_string_dtype, types.is_integer_dtype):
+        for column in table:
+            if column != time and fits(table[column]) and not table.duplicated([column, time]).any():
+                return column
+    return None
 
 
 def _forecaster(arguments: Arguments, horizon: int, freq: Any, model: str | None = None, **options: Any) -> Forecaster:
@@ -262,7 +272,7 @@ def _test(
             console.print(f"[yellow]left out of the table: {each.alias} ({error})[/yellow]")
             continue
         both = both.merge(answer.drop(columns=["y", "cutoff"]), on=["unique_id", "ds"])
-    first = both["cutoff"].min()
+    first = df["unique_id"].map(both.groupby("unique_id")["cutoff"].min())
     scored = ours.evaluate(both, df[df["ds"] <= first], season=season)
     table = Table(
         title=f"the last {arguments.test_windows} windows of {horizon} steps, forecast from what lay before each"

@@ -111,6 +111,8 @@ def _table(path: Path, *, head: bool) -> tuple[tuple[str, ...], np.ndarray]:
     names = tuple(next(rows, [])[1:]) if head else ()
     first, values = int(head), []
     for number, row in enumerate(rows, start=1 + head):
+        if not any(cell.strip() for cell in row):
+            continue
         try:
             values.append([float(cell) if cell.strip() else np.nan for cell in row[first:]])
         except ValueError as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from exgate import figure
 from exgate.forecast.forecaster import Forecaster
-from exgate.forecast.frame import Frame, as_pandas, is_polars, like, panel
+from exgate.forecast.frame import Columns, Frame, Panel, as_pandas, is_polars, like, panel
 
 
 def cross_validation(
@@ -59,8 +59,7 @@ def cross_validation(
             f"cross_validation: {n_windows} windows of {h} steps, {step} apart, leave nothing of series {short[0]!r}, "
             f"which has {ends[short[0]]}. Ask for fewer windows, or leave it out."
         )
-    stamps = pandas.to_datetime(frame[columns.ds]) if whole.times[0].dtype.kind == "M" else frame[columns.ds]
-    frame = frame.assign(**{columns.ds: stamps})
+    frame = _regular(whole, columns)
     parts = []
     for window in range(n_windows):
         place = -h - (n_windows - 1 - window) * step
@@ -78,6 +77,21 @@ def cross_validation(
     answer = answer.merge(truth, on=[columns.unique_id, columns.ds], how="left")
     first = [columns.unique_id, columns.ds, "cutoff"]
     return like(answer[[*first, *(name for name in answer if name not in first)]], is_polars(df))
+
+
+def _regular(whole: Panel, columns: Columns) -> Frame:
+    """A panel as a long frame with a row for every time; what is known ahead goes on through missing rows."""
+    import pandas
+
+    parts = []
+    for place, name in enumerate(whole.ids):
+        fields = {columns.unique_id: name, columns.ds: whole.times[place], columns.y: whole.values[place]}
+        fields |= {column: whole.hist[place][:, at] for at, column in enumerate(columns.hist)}
+        part = pandas.DataFrame(fields)
+        for at, column in enumerate(columns.futr):
+            part[column] = pandas.Series(whole.futr[place][:, at]).ffill().bfill()
+        parts.append(part)
+    return pandas.concat(parts, ignore_index=True)
 
 
 def evaluate(forecasts: Any, train_df: Any = None, *, season: int = 1, columns: Any = None) -> Frame:
@@ -100,13 +114,17 @@ def evaluate(forecasts: Any, train_df: Any = None, *, season: int = 1, columns: 
     names = Forecaster(h=1).columns if columns is None else columns
     frame = as_pandas(forecasts).dropna(subset=[names.y])
     models = _models(frame, names)
+    if train_df is not None:
+        train_df = as_pandas(train_df)
+        train_df = train_df if names.unique_id in train_df else train_df.assign(**{names.unique_id: "series"})
     wanted: list[Any] = [losses.mae, losses.rmse, losses.smape]
     if train_df is not None:
         wanted.append(partial(losses.mase, seasonality=season))
-    levels = sorted({int(name.rsplit("-", 1)[1]) for name in frame if "-lo-" in str(name)})
+    levels: list[Any] = sorted({float(str(name).rsplit("-", 1)[1]) for name in frame if "-lo-" in str(name)})
+    levels = [int(level) if level.is_integer() else level for level in levels]
     scored = evaluation.evaluate(
         frame, [*wanted, *([losses.coverage] if levels else [])], models=models, level=levels or None,
-        train_df=None if train_df is None else as_pandas(train_df), id_col=names.unique_id, time_col=names.ds,
+        train_df=train_df, id_col=names.unique_id, time_col=names.ds,
         target_col=names.y,
     )  # fmt: skip
     return scored.groupby("metric", sort=False)[models].mean()
@@ -127,6 +145,8 @@ def plot(
         df: what is known; forecasts: of `predict` or `cross_validation`, which may hold several models.
         most: series that are shown, evenly chosen; before: steps before the forecasts (None: three times theirs).
     """
+    import pandas
+
     names = Forecaster(h=1).columns if columns is None else columns
     known, ahead = as_pandas(df), as_pandas(forecasts)
     known = known if names.unique_id in known else known.assign(**{names.unique_id: "series"})
@@ -134,6 +154,8 @@ def plot(
     ids = [ids[place] for place in np.unique(np.linspace(0, len(ids) - 1, min(most, len(ids))).astype(int))]
     drawn = figure.empty(9, 0.6 + 2.3 * len(ids), "forecasts")
     axes = drawn.subplots(len(ids), 1, squeeze=False)[:, 0]
+    if known[names.ds].dtype.kind not in "Miuf":
+        known = known.assign(**{names.ds: pandas.to_datetime(known[names.ds])})
     models = _models(ahead, names)
     for axis, name in zip(axes, ids, strict=True):
         future = ahead[ahead[names.unique_id] == name].sort_values(names.ds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,9 +15,22 @@ import torch
 from exgate.forecast import fit as fitting
 from exgate.forecast import online
 from exgate.forecast.fit import Budget, History
-from exgate.forecast.frame import Columns, Frame, Index, Panel, ahead, as_pandas, is_polars, like, panel, shown, some
+from exgate.forecast.frame import (
+    Columns,
+    Frame,
+    Index,
+    Panel,
+    ahead,
+    as_pandas,
+    checked,
+    is_polars,
+    like,
+    panel,
+    shown,
+    some,
+)
 from exgate.forecast.known import Known
-from exgate.forecast.network import FEWEST, Network, interpolated
+from exgate.forecast.network import ENOUGH, FEWEST, Network, interpolated
 
 QUANTILES = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 PARTS = ("times", "values", "hist", "futr")  # of a panel, one array for each series
@@ -79,8 +93,10 @@ class Forecaster:
         alias: str | None = None,
         **options: Any,
     ) -> None:
-        if h < 1:
-            raise ValueError(f"Forecaster: h is {h}; it should be at least 1.")
+        h = _whole("h", h)
+        for name, names in (("hist", hist_exog_list), ("futr", futr_exog_list), ("stat", stat_exog_list)):
+            if isinstance(names, str):
+                raise ValueError(f"Forecaster: {name}_exog_list is {names!r}; it should be a list: [{names!r}].")
         self.h, self.freq, self.input_size, self.device = h, freq, input_size, torch.device(device)
         self.columns = Columns(
             unique_id=id_col, ds=time_col, y=target_col, hist=tuple(hist_exog_list), futr=tuple(futr_exog_list),
@@ -121,23 +137,30 @@ class Forecaster:
         Raises:
             ValueError: the data are not as they should be; each reason is said with what to do.
         """
-        data, self._polars = panel(as_pandas(df), self.columns, self.freq), is_polars(df)
-        self._static = None if static_df is None else as_pandas(static_df)
-        self._known = Known(columns=self.columns)
-        self._known.learn(data, self._static)
+        data = panel(as_pandas(df), self.columns, self.freq)
+        static, known = None if static_df is None else as_pandas(static_df), Known(columns=self.columns)
+        known.learn(data, static)
         longest = max(len(values) for values in data.values)
         validation = self._held_back(longest) if val_size is None else val_size
-        steps = self._reach(longest - validation)
+        if validation and not self.h <= validation < longest:
+            raise ValueError(
+                f"Forecaster: val_size is {validation}; it should be 0, or from h={self.h} to less than the longest "
+                f"series, which has {longest} steps."
+            )
+        steps, network = self._reach(longest - validation), copy.copy(self.network)
+        series = known.series(data, static, device=self.device)
         with torch.random.fork_rng():
             torch.manual_seed(self.budget.seed)
-            module = self.network.build(steps, self.h, self._known.sizes()).to(self.device)
-        series = self._known.series(data, self._static, device=self.device)
-        self.history = fitting.train(
-            module, series, steps=self.network.steps, horizon=self.h, validation=validation, budget=self.budget,
-            on_step=on_step,
-        )  # fmt: skip
+            module = network.build(steps, self.h, known.sizes()).to(self.device)
+            history = fitting.train(
+                module, series, steps=network.steps, horizon=self.h, validation=validation, budget=self.budget,
+                on_step=on_step,
+            )  # fmt: skip
         module.eval()
-        self.network.calibrate(series, self.h, validation)
+        network.calibrate(series, self.h, validation)
+        # Only now: what fails leaves what was there.
+        self.network, self.history, self._known, self._static = network, history, known, static
+        self._polars = is_polars(df)
         self._remember(data)
         return self
 
@@ -164,13 +187,11 @@ class Forecaster:
         Raises:
             ValueError: it was not fitted, or covariates of a step are missing.
         """
-        h, data = self.h if h is None else h, self._fitted()
-        if h < 1:
-            raise ValueError(f"Forecaster: h is {h}; it should be at least 1.")
-        static, readers, polars = self._static, self._readers, self._polars
+        h, data = self.h if h is None else _whole("h", h), self._fitted()
+        readers, polars = self._readers, self._polars
+        static = self._static if static_df is None else as_pandas(static_df)
         if df is not None:
             data, readers, polars = panel(as_pandas(df), self.columns, data.freq), [], is_polars(df)
-            static = static if static_df is None else as_pandas(static_df)
         times = [ahead(known, data.freq, h) for known in data.times]
         futr = self._future(data, times, futr_df) if self.columns.futr else None
         series = self._known.series(data, static, futr, device=self.device)
@@ -186,8 +207,10 @@ class Forecaster:
         Raises:
             ValueError: nothing was fitted, a series is not known, or a time is not after those that are known.
         """
-        known = self._fitted()
-        new = panel(_after(as_pandas(df), known, self.columns), self.columns, known.freq, empty=True)
+        known, frame = self._fitted(), as_pandas(df)
+        if frame.empty:
+            return self
+        new = panel(_after(frame, known, self.columns), self.columns, known.freq, empty=True)
         at = {name: place for place, name in enumerate(new.ids)}
         fields: dict[str, list[Any]] = {name: list(getattr(known, name)) for name in PARTS}
         for place, name in enumerate(known.ids):
@@ -203,10 +226,10 @@ class Forecaster:
         return self
 
     def cross_validation(self, df: Any, static_df: Any = None, **options: Any) -> Any:
-        """Forecasts of the last windows of a known past: `exgate.forecast.backtest.cross_validation`."""
+        """Forecasts of the last windows of a known past: `exgate.forecast.backtest.cross_validation`, by a copy."""
         from exgate.forecast.backtest import cross_validation
 
-        return cross_validation(self, df, static_df, **options)
+        return cross_validation(copy.copy(self), df, static_df, **options)
 
     def evaluate(self, forecasts: Any, train_df: Any = None, *, season: int = 1) -> Frame:
         """Errors of a cross-validation: `exgate.forecast.backtest.evaluate`."""
@@ -260,8 +283,9 @@ class Forecaster:
     def _held_back(self, longest: int) -> int:
         """Steps of the validation block where nobody says how many."""
         horizons = 2 if longest >= 10 * self.h else 1 if longest >= 5 * self.h else 0
-        calibrated = self.h + FEWEST - 1 if self.network.intervals == "conformal" else 0
-        return max(horizons * self.h, calibrated)
+        if self.network.intervals != "conformal":
+            return horizons * self.h
+        return max(horizons * self.h, self.h + FEWEST - 1, min(self.h + ENOUGH - 1, longest // 4))
 
     def _reach(self, longest: int) -> int:
         """Steps that are read where nobody says how many; a tenth of the longest series is left to be forecast."""
@@ -315,6 +339,17 @@ class Forecaster:
         return parts
 
 
+def _whole(name: str, value: Any) -> int:
+    """A whole number of at least 1, of any type."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(f"Forecaster: {name} is {value}; it should be a whole number of at least 1.")
+    return int(value)
+
+
+def _dated(frame: Frame, columns: Columns) -> bool:
+    return frame[columns.ds].dtype.kind == "M"
+
+
 def _joined(known: Any, new: Any) -> Any:
     return known.append(new) if hasattr(known, "append") else np.concatenate([known, new])
 
@@ -324,8 +359,20 @@ def _after(frame: Frame, known: Panel, columns: Columns) -> Frame:
     import pandas
 
     key = columns.unique_id
-    frame = frame if key in frame.columns else frame.assign(**{key: known.ids[0]})
+    if key not in frame.columns:
+        if len(known.ids) > 1:
+            raise ValueError(f"Forecaster: the new rows have no column {key!r}; there are {len(known.ids)} series.")
+        frame = frame.assign(**{key: known.ids[0]})
+    frame = checked(frame, columns)
     last = {name: times[-1] for name, times in zip(known.ids, known.times, strict=True)}
+    one, zone = next(iter(last.values())), getattr(frame[columns.ds].dt, "tz", None) if _dated(frame, columns) else None
+    if _dated(frame, columns) != hasattr(one, "tzinfo") or (zone is None) != (getattr(one, "tzinfo", None) is None):
+        raise ValueError(
+            f"Forecaster: the new times are as {frame[columns.ds].iloc[0]!r}, those that are known as {one!r}. They "
+            "should be of one kind, with a time zone or without."
+        )
+    if zone is not None:
+        frame = frame.assign(**{columns.ds: frame[columns.ds].dt.tz_convert(one.tzinfo)})
     names = list(dict.fromkeys(frame[key]))
     odd = [name for name in names if name not in last]
     if odd:

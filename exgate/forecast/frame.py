@@ -6,6 +6,7 @@ pandas is imported where it is used: `import exgate.forecast` does not need it.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +101,7 @@ def panel(df: Frame, columns: Columns, freq: Any = None, *, empty: bool = False)
         ValueError: a column is missing or not numeric, times are not times, stamps are there twice or beside the grid,
             values are infinite, or a series has no value.
     """
-    df = _checked(df, columns)
+    df = checked(df, columns)
     offset = _frequency(df, columns, freq)
     ids, times, values, hist, futr, notes = [], [], [], [], [], []
     filled = absent = 0
@@ -110,7 +111,7 @@ def panel(df: Frame, columns: Columns, freq: Any = None, *, empty: bool = False)
         filled += len(grid) - len(part)
         y = own[columns.y].to_numpy(float, na_value=np.nan)
         absent += int(np.isnan(y).sum()) - (len(grid) - len(part))
-        ids.append(name)
+        ids.append(name.item() if isinstance(name, np.generic) else name)
         times.append(grid)
         values.append(y)
         hist.append(own[list(columns.hist)].to_numpy(float, na_value=np.nan))
@@ -122,7 +123,8 @@ def panel(df: Frame, columns: Columns, freq: Any = None, *, empty: bool = False)
             "Leave these series out."
         )
     if filled:
-        notes.append(f"{filled} missing times were added without a value")
+        share = "" if filled <= len(df) else ", more than there are: is the frequency right?"
+        notes.append(f"{filled} missing times were added without a value{share}")
     if absent:
         notes.append(f"{absent} values are missing")
     constant = [name for name, y in zip(ids, values, strict=True) if len(np.unique(y[~np.isnan(y)])) == 1]
@@ -140,7 +142,7 @@ def ahead(times: Index, freq: Any, horizon: int) -> Index:
     return pandas.DatetimeIndex(pandas.date_range(last, periods=horizon + 1, freq=freq)[1:])
 
 
-def _checked(df: Frame, columns: Columns) -> Frame:
+def checked(df: Frame, columns: Columns) -> Frame:
     """The columns that are used, with the right types, sorted; or the reason why not."""
     pandas = _pandas()
     if columns.unique_id not in df.columns:
@@ -163,8 +165,8 @@ def _checked(df: Frame, columns: Columns) -> Frame:
         if pandas.api.types.is_bool_dtype(df[name]) and name != columns.y:
             df[name] = df[name].astype(float)
         if not pandas.api.types.is_numeric_dtype(df[name]) or pandas.api.types.is_bool_dtype(df[name]):
-            odd = df.index[pandas.to_numeric(df[name], errors="coerce").isna() & df[name].notna()]
-            example = f", as {df[name][odd[0]]!r} in row {odd[0]}" if len(odd) else ""
+            odd = (pandas.to_numeric(df[name], errors="coerce").isna() & df[name].notna()).to_numpy()
+            example = f", as {df[name].iloc[odd.argmax()]!r} in row {odd.argmax()}" if odd.any() else ""
             raise ValueError(
                 f"forecast: column {name!r} has type {df[name].dtype}, not numbers{example}. "
                 "Convert it: pandas.to_numeric(..., errors='coerce') makes missing values of the rest."
@@ -181,23 +183,27 @@ def _checked(df: Frame, columns: Columns) -> Frame:
         row = df[twice].iloc[0]
         raise ValueError(
             f"forecast: {twice.sum()} rows have the series and time of another row, the first of them "
-            f"{shown(row[columns.unique_id])} at {row[columns.ds]}. Keep one of each, by "
-            f"df.drop_duplicates([{columns.unique_id!r}, {columns.ds!r}]), or take their mean with groupby."
+            f"{shown(row[columns.unique_id])} at {row[columns.ds]}. If they are several series, name the column that "
+            f"tells them apart (id_col); else keep one of each: df.drop_duplicates([{columns.unique_id!r}, "
+            f"{columns.ds!r}]), or take their mean with groupby."
         )
     return df.sort_values([columns.unique_id, columns.ds], kind="stable", ignore_index=True)
 
 
 def _times(column: Column) -> Column:
-    """Times or whole numbers; text is read as times."""
+    """Times or whole numbers; text is read as times, and so are numbers that are all dates, as 20240131."""
     pandas = _pandas()
     if column.isna().any():
         raise ValueError(f"forecast: {column.name!r} is missing in {column.isna().sum()} rows. Leave these rows out.")
     types = pandas.api.types
-    if types.is_datetime64_any_dtype(column) or types.is_integer_dtype(column):
+    if types.is_datetime64_any_dtype(column):
         return column
-    if types.is_float_dtype(column):
+    if types.is_numeric_dtype(column):
         if (column % 1 == 0).all():
-            return column.astype("int64")
+            whole = column.astype("int64")
+            dates = whole.between(10**7, 10**8).all()
+            days = pandas.to_datetime(whole.astype(str), format="%Y%m%d", errors="coerce") if dates else whole
+            return whole if not dates or days.isna().any() else days
         raise ValueError(f"forecast: {column.name!r} has numbers that are not whole. Count steps: 0, 1, 2, ...")
     try:
         return pandas.to_datetime(column)
@@ -237,10 +243,16 @@ def _frequency(df: Frame, columns: Columns, freq: Any) -> Any:
         return int(times.diff().mode()[0])
     index = pandas.DatetimeIndex(times)
     known = _inferred(index)
-    if known is None:  # there are gaps: that of a stretch without one, else the most frequent distance
-        begins = range(0, max(1, len(index) - STRETCH + 1), max(1, min(STRETCH // 2, len(index) // 50)))
-        known = next(filter(None, (_inferred(index[begin : begin + STRETCH]) for begin in begins)), None)
-    return pandas.tseries.frequencies.to_offset(times.diff().mode()[0]) if known is None else known
+    if known is None:  # there are gaps: what most stretches without one have, else the most frequent distance
+        begins = range(0, max(1, len(index) - STRETCH + 1), max(1, len(index) // 50))
+        votes = Counter(filter(None, (_inferred(index[begin : begin + STRETCH]) for begin in begins)))
+        known = votes.most_common(1)[0][0] if votes else None
+    if known is not None:
+        return known
+    for name, fits in (("MS", index.is_month_start.all()), ("ME", index.is_month_end.all())):
+        if fits:
+            return pandas.tseries.frequencies.to_offset(name)
+    return pandas.tseries.frequencies.to_offset(times.diff().mode()[0])
 
 
 def _inferred(times: Index) -> Any:
@@ -262,10 +274,11 @@ def _grid(times: Column, freq: Any, name: Any) -> Index:
     beside = ~times.isin(grid)
     if beside.any():
         text = freq if isinstance(freq, int) else freq.freqstr
+        fixed = isinstance(freq, pandas.offsets.Tick | pandas.offsets.Day)
+        advice = f", or round the times, as df['ds'].dt.floor({text!r})" if fixed else ""
         raise ValueError(
             f"forecast: {beside.sum()} of {len(times)} times of series {name!r} are not on the grid of freq={text!r} "
-            f"that begins at {first}, the first of them {times[beside].iloc[0]}. Give the right freq, or round the "
-            f"times, as df['ds'].dt.floor({text!r})."
+            f"that begins at {first}, the first of them {times[beside].iloc[0]}. Give the right freq{advice}."
         )
     return grid
 

@@ -63,9 +63,7 @@ class Known:
         numbers = categories = None
         if columns.stat:
             if static is None:
-                raise ValueError(
-                    f"forecast: the model was fitted with static columns {some(columns.stat)}: give static_df."
-                )
+                raise ValueError(f"forecast: the model has static columns {some(columns.stat)}: give static_df.")
             rows = self._rows(static, panel.ids)
             if self.static_numbers:
                 parts = [self._standard(name, rows[name].to_numpy(float)) for name in self.static_numbers]

@@ -23,8 +23,18 @@ LABELS = {
 MODULES: dict[str, Any] = {
     "patch_xlstm": patch_xlstm, "xlstm_time": xlstm_time, "dlinear": dlinear, "ridge": ridge, "naive": naive,
 }  # fmt: skip
+OWN = {
+    "steps",
+    "horizon",
+    "channels",
+    "quantiles",
+    "past",
+    "future",
+    "static",
+    "categories",
+}  # fields that are set here
 INTERVALS = ("quantiles", "conformal")
-FEWEST = 10  # windows that intervals are calibrated on
+FEWEST, ENOUGH, MOST = 10, 40, 2048  # windows that intervals are calibrated on: at least, where there is room, at most
 ROWS = 128  # that are forecast at a time
 
 
@@ -57,12 +67,7 @@ class Network:
                 f"Forecaster: intervals are {intervals!r}; {name} has "
                 + ("'quantiles' and 'conformal'." if self.patched else "'conformal': it forecasts no quantiles.")
             )
-        fields = {field.name for field in dataclasses.fields(MODULES[name].Config)} - {
-            "steps",
-            "horizon",
-            "channels",
-            "quantiles",
-        }
+        fields = {field.name for field in dataclasses.fields(MODULES[name].Config)} - OWN
         odd = sorted(set(options) - fields)
         if odd:
             raise ValueError(f"Forecaster: {name} has no option {odd[0]!r}; it has {', '.join(sorted(fields))}.")
@@ -108,9 +113,10 @@ class Network:
         """
         if self.intervals != "conformal":
             return
-        places = (
-            series.places(self.steps, horizon, first=-validation) if validation >= horizon else np.zeros((0, 2), int)
-        )
+        places = series.places(self.steps, horizon, first=-validation)[: None if validation >= horizon else 0]
+        if self.exact:  # it has learnt from none
+            places = series.places(self.steps, horizon, first=self.steps)
+        places = places[np.linspace(0, len(places) - 1, min(len(places), MOST)).astype(int)]
         if len(places) < FEWEST:
             raise ValueError(
                 f"Forecaster: conformal intervals need {FEWEST} windows in the validation block; it has {len(places)}. "

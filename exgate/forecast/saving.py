@@ -34,10 +34,13 @@ def save(forecaster: Forecaster, path: str | os.PathLike[str]) -> Path:
         ValueError: it was not fitted.
     """
     panel, network, folder = forecaster._fitted(), forecaster.network, Path(path)
+    _savable(panel)
     io.save(network.module, folder)
     tensors = {
         f"{name}.{place}": torch.tensor(array) for name in SERIES for place, array in enumerate(getattr(panel, name))
     }
+    for place, times in enumerate(panel.times):
+        tensors[f"times.{place}"] = torch.tensor(np.array(times.asi8 if hasattr(times, "asi8") else times))
     states = {}
     for row, reader in enumerate(forecaster._readers):
         for place, now in reader.states.items():
@@ -58,13 +61,17 @@ def save(forecaster: Forecaster, path: str | os.PathLike[str]) -> Path:
         "budget": dataclasses.asdict(forecaster.budget),
         "history": None if forecaster.history is None else dataclasses.asdict(forecaster.history),
         "known": known | {"columns": None},
-        "ids": [name if isinstance(name, int | str) else str(name) for name in panel.ids],
+        "ids": panel.ids,
         "freq": panel.freq if isinstance(panel.freq, int) else panel.freq.freqstr,
-        "ends": [_stamp(times[-1]) for times in panel.times],
+        "input_size": forecaster.input_size,
+        "times": _kind(panel.times[0]),
         "states": states,
-        "static": None if forecaster._static is None else json.loads(str(forecaster._static.to_json(orient="split"))),
+        "static": _columns(forecaster),
     }  # fmt: skip
-    files.write(folder / "forecaster.json", json.dumps(text, indent=1, ensure_ascii=False) + "\n")
+    files.write(
+        folder / "forecaster.json",
+        json.dumps(text, indent=1, ensure_ascii=False, default=lambda value: value.item()) + "\n",
+    )
     return folder
 
 
@@ -76,17 +83,18 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Fo
     """
     folder = Path(path).expanduser()
     try:
+        for name in ("forecaster.json", "series.safetensors"):
+            if not (folder / name).is_file():
+                raise ValueError(f"forecast: {folder / name} is missing. Is {folder} the folder of a forecaster?")
         text = json.loads((folder / "forecaster.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "series.safetensors")
         made = _made(text, device)
-        made._panel, made._static = _panel(text, tensors), _static(text["static"])
+        made._panel, made._static = _panel(text, tensors), _static(text["static"], made._known)
         network = made.network
         network.module = io.load(folder, device=made.device).eval()
         network.steps = text["network"]["steps"]
         network.offsets = tensors["offsets"].numpy() if "offsets" in tensors else None
         made._readers = _readers(made, text["states"], tensors)
-    except FileNotFoundError as error:
-        raise ValueError(f"forecast: {error.filename} is missing. Is {folder} the folder of a forecaster?") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"forecast: {folder} is damaged, or of another version of exgate: {error!r}.") from error
     except SafetensorError as error:
@@ -98,7 +106,8 @@ def _made(text: dict[str, Any], device: torch.device | str) -> Forecaster:
     """The forecaster of a file, but for its network's weights and its series."""
     network, columns = text["network"], Columns(**_tuples(text["columns"]))
     made = Forecaster(
-        network["name"], h=text["h"], quantiles=network["quantiles"], intervals=network["intervals"], device=device,
+        network["name"], h=text["h"], freq=text["freq"], input_size=text["input_size"],
+        quantiles=network["quantiles"], intervals=network["intervals"], device=device,
         alias=text["alias"], hist_exog_list=columns.hist, futr_exog_list=columns.futr, stat_exog_list=columns.stat,
         id_col=columns.unique_id, time_col=columns.ds, target_col=columns.y, **_tuples(network["options"]),
     )  # fmt: skip
@@ -113,30 +122,72 @@ def _made(text: dict[str, Any], device: torch.device | str) -> Forecaster:
 def _panel(text: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Panel:
     import pandas
 
-    count, freq, times = len(text["ids"]), text["freq"], []
+    count, freq, kind = len(text["ids"]), text["freq"], text["times"]
     parts: dict[str, Any] = {name: [tensors[f"{name}.{place}"].numpy() for place in range(count)] for name in SERIES}
-    for end, values in zip(text["ends"], parts["values"], strict=True):
-        if isinstance(freq, int):
-            times.append(pandas.Index(np.arange(end - freq * (len(values) - 1), end + 1, freq)))
-        else:
-            last = pandas.Timestamp(end["at"])
-            last = last if end["zone"] is None else last.tz_convert(end["zone"])
-            times.append(pandas.date_range(end=last, periods=len(values), freq=freq))
+    times = []
+    for place in range(count):
+        index = pandas.Index(tensors[f"times.{place}"].numpy())
+        if kind is not None:
+            index = pandas.DatetimeIndex(index.to_numpy().astype(f"datetime64[{kind['unit']}]"))
+            index = index if kind["zone"] is None else index.tz_localize("UTC").tz_convert(kind["zone"])
+        times.append(index)
     freq = freq if isinstance(freq, int) else pandas.tseries.frequencies.to_offset(freq)
     return Panel(ids=text["ids"], freq=freq, times=times, **parts)
 
 
-def _stamp(last: Any) -> Any:
-    """A time as JSON: a whole number, or its text and its zone."""
-    if hasattr(last, "isoformat"):
-        return {"at": last.isoformat(), "zone": None if last.tzinfo is None else str(last.tzinfo)}
-    return int(last)
+def _kind(times: Any) -> Any:
+    """What times are: None for whole numbers, or their unit and zone."""
+    zone = getattr(times, "tz", None)
+    return {"unit": times.unit, "zone": None if zone is None else str(zone)} if hasattr(times, "asi8") else None
 
 
-def _static(text: Any) -> Any:
+def _savable(panel: Panel) -> None:
+    """Raises where text would not lead back to what there is."""
     import pandas
 
-    return None if text is None else pandas.DataFrame(text["data"], columns=text["columns"])
+    odd = [name for name in panel.ids if not isinstance(name, int | str)]
+    if odd:
+        raise ValueError(
+            f"forecast: the series' name {odd[0]!r} is a {type(odd[0]).__name__}, which a file cannot keep. "
+            "Make them text before fitting: df['unique_id'].astype(str)."
+        )
+    if not isinstance(panel.freq, int):
+        try:
+            same = pandas.tseries.frequencies.to_offset(panel.freq.freqstr) == panel.freq
+        except ValueError:
+            same = False
+        if not same:
+            raise ValueError(
+                f"forecast: the frequency {panel.freq!r} has no name that leads back to it; use one that has."
+            )
+
+
+def _columns(forecaster: Forecaster) -> Any:
+    """The static columns that the network has: numbers as they are, categories as text."""
+    static, columns = forecaster._static, forecaster.columns
+    if static is None or not columns.stat:
+        return None
+    kept = {columns.unique_id: [_plain(name) for name in static[columns.unique_id]]}
+    for name in columns.stat:
+        texts = name in forecaster._known.categories
+        known = static[name].notna()
+        values = [str(value) if texts else float(value) for value in static[name].where(known, 0 if not texts else "")]
+        kept[name] = [value if there else None for value, there in zip(values, known, strict=True)]
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers as Python's; all else as it is, for JSON to refuse."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _static(kept: Any, known: Known) -> Any:
+    import pandas
+
+    if kept is None:
+        return None
+    types = dict.fromkeys(known.static_numbers, float)
+    return pandas.DataFrame(kept).astype(types)
 
 
 def _readers(made: Forecaster, states: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[Reader]:

@@ -28,7 +28,8 @@ class Config:
         channels: C, the series that are read together; 1: each alone, all by the same weights.
         quantiles: levels of the forecast, rising.
         past, future: numeric covariates of each step: those that are known up to now, and those that are known ahead.
-        static: numeric covariates of each row; categories: how many values each of its categorical ones has.
+        static: numeric covariates of each row; categories: how many values each of its categorical ones has,
+            0 among them: not known, which starts as nothing.
         dim, blocks, heads, pattern, dropout, conv_kernel: of the blocks, as in `exgate.models.xlstm`; over patches of
             time. "a" (attention) has no place here: its state grows.
         hidden: width of the maps between patches and blocks; None is 2 dim.
@@ -129,6 +130,8 @@ class PatchXLSTM(nn.Module):
         for table in self.categories:
             assert isinstance(table, Embedding)
             small_(table.weight, self.config.dim)
+            if not table.weight.is_meta:
+                nn.init.zeros_(table.weight.data[0])
 
     def forward(
         self, x: Tensor, state: PatchState | None = None, known: Covariates | None = None

@@ -63,6 +63,24 @@ def test_columns_are_guessed_in_long_and_in_wide_tables(tmp_path, capsys):
         assert pd.read_csv(tmp_path / "forecast.csv").unique_id.drop_duplicates().tolist() == ids
 
 
+def test_tables_that_once_failed(tmp_path, capsys):
+    """A column that is called y, numbers that name series, dates as numbers, series of which one begins late."""
+    both = pd.concat([table(90).assign(store=1), table(90).tail(40).assign(store=2)]).assign(y=0.0, x=1.0)
+    both["day"] = both["day"].dt.strftime("%Y%m%d").astype(int)
+    both.to_csv(tmp_path / "t.csv", index=False)
+    assert forecast(tmp_path / "t.csv", tmp_path, "--horizon", 3, "--target", "sold", "--test-windows", 1) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "times: 'day', series: 'store', forecast: 'sold'" in shown
+    assert "2 series of 40 to 90 steps, every D." in shown
+    assert "nan" not in shown
+    assert forecast(tmp_path / "t.csv", tmp_path, "--horizon", 3, "--target", "all", "--test-windows", 0) == 0
+    capsys.readouterr()
+    months = pd.DataFrame({"day": [f"01/{month:02d}/2016" for month in range(1, 13)], "sold": range(12)})
+    months.to_csv(tmp_path / "d.csv", index=False)
+    assert forecast(tmp_path / "d.csv", tmp_path, "--horizon", 3, "--freq", "MS") == 2
+    assert "not on the grid of freq='MS'" in capsys.readouterr().err
+
+
 def test_without_a_file_there_is_an_example(tmp_path, capsys):
     pytest.importorskip("statsmodels")
     arguments = ["forecast", "--out", str(tmp_path), "--horizon", "4", "--test-windows", "0", *QUICK]

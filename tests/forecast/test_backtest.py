@@ -54,6 +54,22 @@ def test_only_the_first_window_is_learnt_from_unless_it_is_to_be_fitted_again():
         assert fits == expected
 
 
+def test_rows_that_are_missing_move_nothing():
+    df = frame(names=("a",))
+    gone = df[~df.ds.isin(df.ds.iloc[[94, 95, 97]])].assign(promo=1.0)
+    answer = cross_validation(made(), gone, val_size=30)
+    assert answer.cutoff.tolist() == [df.ds.iloc[95]] * 4
+    assert answer.ds.tolist() == df.ds.iloc[96:].tolist()
+    assert answer.Naive.tolist() == [df.y.iloc[93]] * 4
+    assert answer.y.isna().tolist() == [False, True, False, False]
+    patched = Forecaster(h=4, input_size=16, patch=4, dim=16, blocks=1, heads=2, max_steps=2, futr_exog_list=["promo"])
+    assert cross_validation(patched, gone).PatchXLSTM.notna().all()
+    alone = gone.drop(columns="unique_id")
+    scored = evaluate(cross_validation(made(), alone, val_size=30, level=[92.5]), alone)
+    assert any(str(name).startswith("coverage") for name in scored.index)
+    assert scored.Naive.notna().all()
+
+
 def test_errors_by_hand():
     answer = cross_validation(made(), frame(), val_size=30, level=[80])
     scored = evaluate(answer, frame(), season=1)

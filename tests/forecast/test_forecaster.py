@@ -185,6 +185,9 @@ def test_conformal_intervals_hold_on_noise():
 def test_what_is_wrong_is_said(fitted, tmp_path):
     for arguments, words in (
         ({"h": 0}, "h is 0"),
+        ({"h": 2.5}, "h is 2.5; it should be a whole number"),
+        ({"h": 1, "past": 3}, "patch_xlstm has no option 'past'"),
+        ({"h": 1, "hist_exog_list": "wind"}, r"hist_exog_list is 'wind'; it should be a list: \['wind'\]"),
         ({"h": 1, "model": "patch_lstm"}, "model is 'patch_lstm'.*Did you mean 'patch_xlstm'"),
         ({"h": 1, "widht": 8}, "patch_xlstm has no option 'widht'; it has"),
         ({"h": 1, "model": "dlinear", "intervals": "quantiles"}, "dlinear has 'conformal': it forecasts no quantiles"),
@@ -203,6 +206,16 @@ def test_what_is_wrong_is_said(fitted, tmp_path):
         fitted.predict(level=[0])
     with pytest.raises(ValueError, match=r"rows are not after what is known: 'a'"):
         fitted.update(waves().tail(3).assign(unique_id="a"))
+    with pytest.raises(ValueError, match=r"the new rows have no column 'unique_id'; there are 2 series"):
+        fitted.update(pd.DataFrame({"ds": pd.date_range("2025-01-01", periods=2, freq="h"), "y": [1.0, 2.0]}))
+    for odd in (pd.date_range("2025-01-01", periods=2, freq="h", tz="UTC"), [1, 2]):
+        with pytest.raises(ValueError, match="They should be of one kind"):
+            fitted.update(pd.DataFrame({"unique_id": "a", "ds": odd, "y": [1.0, 2.0]}))
+    for val_size in (-1, 3, 1000):
+        with pytest.raises(ValueError, match=f"val_size is {val_size}; it should be 0, or from h=8"):
+            Forecaster("naive", h=8, **QUICK).fit(waves(), val_size=val_size)
+    with pytest.raises(ValueError, match="no window of 195 . 8 steps fits before the last 0 of any series"):
+        Forecaster("ridge", h=8, input_size=195).fit(waves(100, names=("b",)), val_size=0)
     with pytest.raises(ValueError, match="'c' was not fitted"):
         fitted.update(waves(names=("c",)))
     with pytest.raises(ValueError, match="no window of 32"):
@@ -217,3 +230,44 @@ def test_files_hold_text_and_tensors_alone(fitted, tmp_path):
         "config.json", "forecaster.json", "model.safetensors", "series.safetensors",
     ]  # fmt: skip
     assert json.loads((folder / "forecaster.json").read_text())["ids"] == ["a", "b"]
+
+
+def test_what_fails_leaves_what_was_there():
+    made = Forecaster("dlinear", h=8, **QUICK).fit(waves())
+    expected = made.predict(level=[80])
+    with pytest.raises(ValueError, match="conformal intervals need 10 windows"):
+        made.fit(waves(steps=120), val_size=8)
+    pd.testing.assert_frame_equal(made.predict(level=[80]), expected)
+    made.cross_validation(waves())
+    pd.testing.assert_frame_equal(made.predict(level=[80]), expected)
+
+
+def test_updates_of_text_in_another_zone_of_nothing_and_of_missing_values():
+    ds = pd.date_range("2024-03-30", periods=100, freq="h", tz="Europe/Vienna")
+    made = Forecaster(h=8, patch=8, **SMALL, **QUICK).fit(pd.DataFrame({"ds": ds, "y": np.sin(np.arange(100.0))}))
+    made.update(pd.DataFrame({"ds": [], "y": []}))
+    made.update(pd.DataFrame({"ds": (ds[-3:] + pd.Timedelta("3h")).tz_convert("UTC"), "y": [0.1, np.nan, np.nan]}))
+    made.update(pd.DataFrame({"ds": ["2024-04-03 12:00+02:00"], "y": [np.nan]}))
+    answer = made.predict()
+    assert str(answer.ds[0]) == "2024-04-03 13:00:00+02:00"
+    assert answer.PatchXLSTM.notna().all()
+    assert np.isnan(made._panel.values[0][-9:]).sum() == 7
+
+
+def test_names_categories_and_zones_survive_saving(tmp_path):
+    ends = pd.date_range("2024-01-31", periods=60, freq="ME", tz="Asia/Tokyo")
+    parts = [pd.DataFrame({"unique_id": np.int64(name), "ds": ends, "y": np.arange(60.0) * name}) for name in (1, 2)]
+    df = pd.concat(parts)
+    static = pd.DataFrame(
+        {"unique_id": [1, 2], "kind": pd.Categorical([10, 20]), "size": [0.1, np.nan], "other": [1, 2]}
+    )
+    made = Forecaster(h=np.int64(6), patch=4, stat_exog_list=["kind", "size"], **SMALL, **QUICK).fit(
+        df, static, val_size=6
+    )
+    expected = made.predict(level=[80])
+    again = load(save(made, tmp_path))
+    pd.testing.assert_frame_equal(again.predict(level=[80]), expected)
+    assert again.input_size == 32
+    again.update(pd.DataFrame({"unique_id": [2], "ds": expected.ds[6:7], "y": [1.0]}))
+    with pytest.raises(ValueError, match=r"name 1\.5 is a float, which a file cannot keep"):
+        save(Forecaster("naive", h=2, **QUICK).fit(df.assign(unique_id=1.5).head(60), val_size=0), tmp_path)

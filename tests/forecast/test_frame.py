@@ -63,6 +63,25 @@ def test_text_is_read_as_times_and_zones_stay():
     assert str(ahead(made.times[0], made.freq, 1)[0]) == "2024-03-31 11:00:00+02:00"
 
 
+def test_numbers_that_are_dates_are_read_as_such():
+    days = pd.date_range("2024-01-01", periods=80)
+    made = panel(pd.DataFrame({"ds": days.strftime("%Y%m%d").astype(int), "y": range(80)}), NAMES)
+    assert made.times[0].equals(days)
+    assert panel(pd.DataFrame({"ds": np.arange(10**7, 10**7 + 50, 10), "y": range(5)}), NAMES).freq == 10
+    assert panel(pd.DataFrame({"ds": np.arange(120, 127, dtype=np.int8), "y": range(7)}), NAMES).freq == 1
+
+
+def test_the_frequency_is_that_of_most_of_a_series():
+    times = pd.date_range("2023-01-01", periods=30).append(pd.date_range("2023-02-01", periods=2000, freq="h"))
+    made = panel(pd.DataFrame({"ds": times, "y": range(2030)}), NAMES)
+    assert made.freq == pd.offsets.Hour()
+    assert made.notes[0] == "714 missing times were added without a value"
+    ends = pd.date_range("2023-01-31", periods=18, freq="ME").delete([7, 12])
+    assert panel(pd.DataFrame({"ds": ends, "y": range(16)}), NAMES).freq == pd.offsets.MonthEnd()
+    sparse = panel(pd.DataFrame({"ds": [0, 1, 2, 90], "y": range(4)}), NAMES)
+    assert sparse.notes[0].endswith("more than there are: is the frequency right?")
+
+
 def test_covariates_and_other_names():
     df = frame(promo=[True] * 10, weather=np.arange(10)).rename(
         columns={"y": "sales", "ds": "day", "unique_id": "shop"}
