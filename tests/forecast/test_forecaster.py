@@ -214,7 +214,7 @@ def test_what_is_wrong_is_said(fitted, tmp_path):
     for val_size in (-1, 3, 1000):
         with pytest.raises(ValueError, match=f"val_size is {val_size}; it should be 0, or from h=8"):
             Forecaster("naive", h=8, **QUICK).fit(waves(), val_size=val_size)
-    with pytest.raises(ValueError, match="no window of 195 . 8 steps fits before the last 0 of any series"):
+    with pytest.raises(ValueError, match=r"no window of 195 \+ 8 steps fits before the last 0 of any series"):
         Forecaster("ridge", h=8, input_size=195).fit(waves(100, names=("b",)), val_size=0)
     with pytest.raises(ValueError, match="'c' was not fitted"):
         fitted.update(waves(names=("c",)))
