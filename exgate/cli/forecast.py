@@ -27,7 +27,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from exgate import figure, files
 from exgate.forecast import Forecaster
-from exgate.forecast.frame import Columns, Frame, checked, panel, some
+from exgate.forecast.frame import Columns, Frame, checked, needed, panel, some
 
 TIMES = ("ds", "date", "datetime", "time", "timestamp", "day", "month", "year", "hour", "week")
 TARGETS = ("y", "target", "value")
@@ -69,7 +69,7 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Runs `exgate forecast` and returns its exit status."""
     arguments = tyro.cli(Arguments, prog="exgate forecast", description=__doc__, args=argv)
-    if arguments.file is not None and arguments.horizon is not None and arguments.horizon < 1:
+    if arguments.horizon is not None and arguments.horizon < 1:
         raise ValueError(f"exgate: --horizon is {arguments.horizon}; it should be at least 1.")
     console = Console(highlight=False)
     df, said = _example() if arguments.file is None else _long(read(arguments.file), arguments)
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     )
     for note in data.notes:
         console.print(f"[yellow]{note}[/yellow]")
-    if arguments.freq is None and any("is the frequency right" in note for note in data.notes):
+    if arguments.freq is None and data.filled > len(df):
         raise ValueError(
             f"exgate: with steps of {steps} most times are missing. Say what lies between two steps (--freq), or which "
             "column has the times (--time); days and months are told apart in 2024-01-31."
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     levels = sorted(set(arguments.level or (80, 95)))
     ours = _forecaster(arguments, horizon, data.freq)
     if arguments.test_windows:
-        _test(console, arguments, ours, df, data.freq, season, horizon, levels)
+        _test(console, arguments, ours, df, season, levels)
     with _progress(console, "learning from everything", arguments.steps) as on_step:
         ours.fit(df, on_step=on_step)
     forecasts = ours.predict(level=levels)
@@ -112,9 +112,7 @@ def read(path: Path) -> Frame:
     Raises:
         ValueError: the file is not there, of another kind, or cannot be read as such.
     """
-    as_pandas_needed()
-    import pandas
-
+    pandas = needed()
     if not path.is_file():
         raise ValueError(f"exgate: there is no file {path}.")
     name = path.name.lower()
@@ -126,16 +124,6 @@ def read(path: Path) -> Frame:
     except (ValueError, OSError) as error:
         raise ValueError(f"exgate: {path} could not be read: {error}") from None
     raise ValueError(f"exgate: {path.name} is of no known kind; it should end in .csv, .csv.gz or .parquet.")
-
-
-def as_pandas_needed() -> None:
-    """Says which extra is missing before anything else fails for it."""
-    try:
-        import pandas  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "exgate: forecasting needs the package 'pandas'. Install the extra: pip install 'exgate[forecast]'"
-        ) from error
 
 
 def seasonal(freq: Any) -> int:
@@ -151,7 +139,7 @@ def seasonal(freq: Any) -> int:
 
 
 def _example() -> tuple[Frame, str]:
-    as_pandas_needed()
+    needed()
     try:
         from statsmodels.datasets import co2
     except ImportError as error:
@@ -175,7 +163,7 @@ def _long(table: Frame, arguments: Arguments) -> tuple[Frame, str]:
                 f"exgate: there is no column {name!r} for --{option}; the columns are {some(list(table), 20)}."
             )
     time = arguments.time or _time(table)
-    table = table.assign(**{time: table[time]})
+    table = table.copy()
     if not pandas.api.types.is_numeric_dtype(table[time]):
         try:
             table[time] = pandas.to_datetime(table[time])
@@ -252,16 +240,12 @@ def _forecaster(arguments: Arguments, horizon: int, freq: Any, model: str | None
     )  # fmt: skip
 
 
-def _test(
-    console: Console, arguments: Arguments, ours: Forecaster, df: Frame, freq: Any, season: int, horizon: int,
-    levels: list[int],
-) -> None:  # fmt: skip
+def _test(console: Console, arguments: Arguments, ours: Forecaster, df: Frame, season: int, levels: list[int]) -> None:
     """Prints the errors of the last windows, ours beside the last season and a linear forecast."""
+    last = "last season" if season > 1 else "last value"
     others = [
-        _forecaster(
-            arguments, horizon, freq, "naive", season=season, alias="last season" if season > 1 else "last value"
-        ),
-        _forecaster(arguments, horizon, freq, "ridge", alias="linear"),
+        _forecaster(arguments, ours.h, ours.freq, "naive", season=season, alias=last),
+        _forecaster(arguments, ours.h, ours.freq, "ridge", alias="linear"),
     ]
     with _progress(console, f"testing {ours.alias}", arguments.steps) as on_step:
         both = ours.cross_validation(df, n_windows=arguments.test_windows, level=levels, on_step=on_step)
@@ -275,7 +259,7 @@ def _test(
     first = df["unique_id"].map(both.groupby("unique_id")["cutoff"].min())
     scored = ours.evaluate(both, df[df["ds"] <= first], season=season)
     table = Table(
-        title=f"the last {arguments.test_windows} windows of {horizon} steps, forecast from what lay before each"
+        title=f"the last {arguments.test_windows} windows of {ours.h} steps, forecast from what lay before each"
     )
     table.add_column("")
     for name in scored:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from exgate import figure
 from exgate.forecast.forecaster import Forecaster
-from exgate.forecast.frame import Columns, Frame, Panel, as_pandas, is_polars, like, panel
+from exgate.forecast.frame import Columns, Frame, Panel, as_pandas, is_polars, like, named, panel
+from exgate.forecast.windows import evenly
 
 
 def cross_validation(
@@ -48,9 +47,7 @@ def cross_validation(
     step = h if step_size is None else step_size
     if n_windows < 1 or step < 1:
         raise ValueError(f"cross_validation: n_windows={n_windows} and step_size={step} should be at least 1.")
-    frame = as_pandas(df)
-    frame = frame if columns.unique_id in frame else frame.assign(**{columns.unique_id: "series"})
-    whole = panel(frame, columns, forecaster.freq)
+    whole = panel(as_pandas(df), columns, forecaster.freq)
     ends = {name: len(times) for name, times in zip(whole.ids, whole.times, strict=True)}
     needed = h + (n_windows - 1) * step
     short = [name for name, count in ends.items() if count <= needed]
@@ -68,9 +65,7 @@ def cross_validation(
         if window == 0 or (refit and window % int(refit) == 0):
             forecaster.fit(frame[before], static_df, val_size=val_size, on_step=on_step)
         later = frame[~before] if columns.futr else None
-        answer = forecaster.predict(
-            h, frame[before], later, static_df=static_df, level=level, quantiles=quantiles
-        )  # fmt: skip
+        answer = forecaster.predict(h, frame[before], later, static_df=static_df, level=level, quantiles=quantiles)
         parts.append(answer.assign(cutoff=answer[columns.unique_id].map(cutoffs)))
     answer = pandas.concat(parts, ignore_index=True)
     truth = frame[[columns.unique_id, columns.ds, columns.y]]
@@ -94,7 +89,7 @@ def _regular(whole: Panel, columns: Columns) -> Frame:
     return pandas.concat(parts, ignore_index=True)
 
 
-def evaluate(forecasts: Any, train_df: Any = None, *, season: int = 1, columns: Any = None) -> Frame:
+def evaluate(forecasts: Any, train_df: Any = None, *, season: int = 1, columns: Columns | None = None) -> Frame:
     """Errors of a cross-validation, means over all series and windows: a row for each measure, a column for each model.
 
     MAE, RMSE, sMAPE (of utilsforecast: 0 to 1), MASE where `train_df` is given (over the error there of repeating the
@@ -111,12 +106,10 @@ def evaluate(forecasts: Any, train_df: Any = None, *, season: int = 1, columns: 
         ) from error
     from functools import partial
 
-    names = Forecaster(h=1).columns if columns is None else columns
+    names = Columns() if columns is None else columns
     frame = as_pandas(forecasts).dropna(subset=[names.y])
     models = _models(frame, names)
-    if train_df is not None:
-        train_df = as_pandas(train_df)
-        train_df = train_df if names.unique_id in train_df else train_df.assign(**{names.unique_id: "series"})
+    train_df = None if train_df is None else named(as_pandas(train_df), names)
     wanted: list[Any] = [losses.mae, losses.rmse, losses.smape]
     if train_df is not None:
         wanted.append(partial(losses.mase, seasonality=season))
@@ -135,7 +128,7 @@ def plot(
     forecasts: Any,
     path: str | os.PathLike[str],
     *,
-    columns: Any = None,
+    columns: Columns | None = None,
     most: int = 4,
     before: int | None = None,
 ) -> Path:
@@ -147,11 +140,9 @@ def plot(
     """
     import pandas
 
-    names = Forecaster(h=1).columns if columns is None else columns
-    known, ahead = as_pandas(df), as_pandas(forecasts)
-    known = known if names.unique_id in known else known.assign(**{names.unique_id: "series"})
-    ids = list(dict.fromkeys(ahead[names.unique_id]))
-    ids = [ids[place] for place in np.unique(np.linspace(0, len(ids) - 1, min(most, len(ids))).astype(int))]
+    names = Columns() if columns is None else columns
+    known, ahead = named(as_pandas(df), names), as_pandas(forecasts)
+    ids = evenly(ahead[names.unique_id].unique(), most)
     drawn = figure.empty(9, 0.6 + 2.3 * len(ids), "forecasts")
     axes = drawn.subplots(len(ids), 1, squeeze=False)[:, 0]
     if known[names.ds].dtype.kind not in "Miuf":
@@ -168,7 +159,7 @@ def plot(
     return figure.save(drawn, path)
 
 
-def _draw(axis: Any, past: Frame, future: Frame, models: list[str], names: Any) -> None:
+def _draw(axis: Any, past: Frame, future: Frame, models: list[str], names: Columns) -> None:
     axis.plot(past[names.ds], past[names.y], color="black", linewidth=1.0, label="known")
     for place, model in enumerate(models):
         colour = f"C{place}"
@@ -182,7 +173,7 @@ def _draw(axis: Any, past: Frame, future: Frame, models: list[str], names: Any) 
     axis.tick_params(labelsize=8)
 
 
-def _models(frame: Frame, names: Any) -> list[str]:
+def _models(frame: Frame, names: Columns) -> list[str]:
     """The columns that are point forecasts."""
     known = {names.unique_id, names.ds, names.y, "cutoff"}
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exgate.forecast.windows import Rows, Series, Units, filled
+from exgate.forecast.windows import Rows, Series, Units, evenly, filled
 from exgate.models.lm import parameter_groups
 from exgate.models.naive import Naive
 from exgate.models.patch_xlstm import PatchXLSTM
@@ -85,12 +85,11 @@ def train(
             places = places[places[:, 1] >= steps]
             if not len(places):
                 raise ValueError(_none(series, steps, horizon, validation))
-            model.solve(_parts(series, places, steps, horizon, budget.units))
+            batches = series.batches(places, PART, steps, horizon, units=budget.units, dtype=torch.float64)
+            model.solve((filled(rows.read), rows.follow) for rows in batches)
         return History(validation=[], best=0, training=[])
     held = series.places(steps, horizon, first=-validation) if validation >= horizon else places[:0]
-    held = (
-        held[np.unique(np.linspace(0, len(held) - 1, min(len(held), budget.rows)).astype(int))] if len(held) else held
-    )
+    held = evenly(held, budget.rows)
     rng = np.random.default_rng(budget.seed)
     optimiser = torch.optim.AdamW(parameter_groups(model, budget.weight_decay), lr=budget.rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, budget.steps))
@@ -127,10 +126,8 @@ def score(
     """The mean loss over the windows at `places`."""
     model.eval()
     total = 0.0
-    for begin in range(0, len(places), ROWS):
-        part = places[begin : begin + ROWS]
-        rows = series.rows(part, steps, horizon, units=units)
-        total += loss(model, rows, horizon_only=True).item() * len(part)
+    for rows in series.batches(places, ROWS, steps, horizon, units=units):
+        total += loss(model, rows, horizon_only=True).item() * len(rows.read)
     return total / len(places)
 
 
@@ -140,15 +137,6 @@ def _none(series: Series, steps: int, horizon: int, validation: int) -> str:
         f"forecast: no window of {steps} + {horizon} steps fits before the last {validation} of any series; the "
         f"longest has {longest}. Forecast fewer steps (h), read fewer (input_size), or hold back less (val_size)."
     )
-
-
-def _parts(
-    series: Series, places: np.ndarray, steps: int, horizon: int, units: Units | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """All windows at `places`, in parts."""
-    for begin in range(0, len(places), PART):
-        rows = series.rows(places[begin : begin + PART], steps, horizon, units=units, dtype=torch.float64)
-        yield filled(rows.read), rows.follow
 
 
 def loss(model: nn.Module, rows: Rows, *, horizon_only: bool = False) -> Tensor:

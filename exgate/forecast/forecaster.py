@@ -289,10 +289,9 @@ class Forecaster:
 
     def _reach(self, longest: int) -> int:
         """Steps that are read where nobody says how many; a tenth of the longest series is left to be forecast."""
-        wanted = max(3 * self.h, SHORTEST) if self.input_size is None else self.input_size
-        if self.input_size is None:
-            wanted = max(1, min(wanted, (9 * longest) // 10 - self.h))
-        return wanted
+        if self.input_size is not None:
+            return self.input_size
+        return max(1, min(max(3 * self.h, SHORTEST), (9 * longest) // 10 - self.h))
 
     def _answer(self, ids, times, point: np.ndarray, answers: np.ndarray, level, quantiles) -> Frame:
         """Forecasts (S, H) and their quantiles (S, H, Q) as a frame."""

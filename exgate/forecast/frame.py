@@ -46,6 +46,7 @@ class Panel:
         times: S indices of T_i times, as given.
         values: S arrays (T_i,), NaN where missing.
         hist, futr: S arrays (T_i, N), NaN where missing; with no such columns N = 0.
+        filled: how many of the times were not given.
         notes: what was filled or found, in words: one each.
     """
 
@@ -55,6 +56,7 @@ class Panel:
     values: list[np.ndarray]
     hist: list[np.ndarray]
     futr: list[np.ndarray]
+    filled: int = 0
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -68,7 +70,7 @@ def as_pandas(df: Any) -> Frame:
         ImportError: pandas is not installed.
         TypeError: it is neither.
     """
-    if isinstance(df, _pandas().DataFrame):
+    if isinstance(df, needed().DataFrame):
         return df
     if is_polars(df):
         return df.to_pandas()
@@ -86,6 +88,11 @@ def like(frame: Frame, polars: bool) -> Any:
     from polars import from_pandas
 
     return from_pandas(frame)
+
+
+def named(df: Frame, columns: Columns) -> Frame:
+    """A frame whose series have names; without that column it is one series."""
+    return df if columns.unique_id in df.columns else df.assign(**{columns.unique_id: "series"})
 
 
 def panel(df: Frame, columns: Columns, freq: Any = None, *, empty: bool = False) -> Panel:
@@ -130,12 +137,12 @@ def panel(df: Frame, columns: Columns, freq: Any = None, *, empty: bool = False)
     constant = [name for name, y in zip(ids, values, strict=True) if len(np.unique(y[~np.isnan(y)])) == 1]
     if constant:
         notes.append(f"{len(constant)} series are constant: {some(constant)}")
-    return Panel(ids=ids, freq=offset, times=times, values=values, hist=hist, futr=futr, notes=notes)
+    return Panel(ids=ids, freq=offset, times=times, values=values, hist=hist, futr=futr, filled=filled, notes=notes)
 
 
 def ahead(times: Index, freq: Any, horizon: int) -> Index:
     """The `horizon` times after the last of these."""
-    pandas = _pandas()
+    pandas = needed()
     last = times[-1]
     if isinstance(freq, int):
         return pandas.Index(last + freq * np.arange(1, horizon + 1))
@@ -144,9 +151,8 @@ def ahead(times: Index, freq: Any, horizon: int) -> Index:
 
 def checked(df: Frame, columns: Columns) -> Frame:
     """The columns that are used, with the right types, sorted; or the reason why not."""
-    pandas = _pandas()
-    if columns.unique_id not in df.columns:
-        df = df.assign(**{columns.unique_id: "series"})
+    pandas = needed()
+    df = named(df, columns)
     numeric = [columns.y, *columns.hist, *columns.futr]
     wanted = list(dict.fromkeys([columns.unique_id, columns.ds, *numeric]))
     missing = [name for name in wanted if name not in df.columns]
@@ -192,7 +198,7 @@ def checked(df: Frame, columns: Columns) -> Frame:
 
 def _times(column: Column) -> Column:
     """Times or whole numbers; text is read as times, and so are numbers that are all dates, as 20240131."""
-    pandas = _pandas()
+    pandas = needed()
     if column.isna().any():
         raise ValueError(f"forecast: {column.name!r} is missing in {column.isna().sum()} rows. Leave these rows out.")
     types = pandas.api.types
@@ -220,7 +226,7 @@ def _times(column: Column) -> Column:
 
 def _frequency(df: Frame, columns: Columns, freq: Any) -> Any:
     """The offset between two steps, as given or as it is most often."""
-    pandas = _pandas()
+    pandas = needed()
     numbers = pandas.api.types.is_integer_dtype(df[columns.ds])
     if freq is not None:
         if numbers != isinstance(freq, int):
@@ -256,7 +262,7 @@ def _frequency(df: Frame, columns: Columns, freq: Any) -> Any:
 
 
 def _inferred(times: Index) -> Any:
-    pandas = _pandas()
+    pandas = needed()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas 3 says that it will return an offset, pandas 4 does
         known = pandas.infer_freq(times)
@@ -265,7 +271,7 @@ def _inferred(times: Index) -> Any:
 
 def _grid(times: Column, freq: Any, name: Any) -> Index:
     """All times from the first to the last."""
-    pandas = _pandas()
+    pandas = needed()
     first, last = times.iloc[0], times.iloc[-1]
     if isinstance(freq, int):
         grid = pandas.Index(np.arange(first, last + 1, freq))
@@ -294,7 +300,8 @@ def some(names: Sequence[Any], most: int = 5) -> str:
     return ", ".join(map(shown, names[:most])) + more
 
 
-def _pandas() -> Any:
+def needed() -> Any:
+    """pandas, or the reason why there is none."""
     try:
         import pandas
     except ImportError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,26 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from exgate.forecast import online
-from exgate.forecast.windows import Rows, Series, Units, filled
+from exgate.forecast.windows import Rows, Series, evenly, filled, joined
 from exgate.models import dlinear, io, naive, patch_xlstm, ridge, xlstm_time
-from exgate.models.patch_xlstm import Covariates
 
-LABELS = {
-    "patch_xlstm": "PatchXLSTM", "xlstm_time": "XLSTMTime", "dlinear": "DLinear", "ridge": "Ridge", "naive": "Naive",
+NETWORKS: dict[str, tuple[str, Any]] = {  # by file: the name in answers, and the module
+    "patch_xlstm": ("PatchXLSTM", patch_xlstm), "xlstm_time": ("XLSTMTime", xlstm_time),
+    "dlinear": ("DLinear", dlinear), "ridge": ("Ridge", ridge), "naive": ("Naive", naive),
 }  # fmt: skip
-MODULES: dict[str, Any] = {
-    "patch_xlstm": patch_xlstm, "xlstm_time": xlstm_time, "dlinear": dlinear, "ridge": ridge, "naive": naive,
-}  # fmt: skip
-OWN = {
-    "steps",
-    "horizon",
-    "channels",
-    "quantiles",
-    "past",
-    "future",
-    "static",
-    "categories",
-}  # fields that are set here
+# Fields of configs that are set here.
+OWN = {"steps", "horizon", "channels", "quantiles", "past", "future", "static", "categories"}
 INTERVALS = ("quantiles", "conformal")
 FEWEST, ENOUGH, MOST = 10, 40, 2048  # windows that intervals are calibrated on: at least, where there is room, at most
 ROWS = 128  # that are forecast at a time
@@ -53,13 +42,14 @@ class Network:
     def __init__(
         self, name: str, *, quantiles: Sequence[float], intervals: str | None, options: dict[str, Any]
     ) -> None:
-        if name not in LABELS:
-            near = difflib.get_close_matches(name, LABELS, 1)
+        if name not in NETWORKS:
+            near = difflib.get_close_matches(name, NETWORKS, 1)
             raise ValueError(
-                f"Forecaster: model is {name!r}; it should be one of {', '.join(LABELS)}."
+                f"Forecaster: model is {name!r}; it should be one of {', '.join(NETWORKS)}."
                 + (f" Did you mean {near[0]!r}?" if near else "")
             )
-        self.name, self.label, self.patched = name, LABELS[name], name == "patch_xlstm"
+        self.name, self.patched = name, name == "patch_xlstm"
+        self.label, self.source = NETWORKS[name]
         self.quantiles, self.options = tuple(float(level) for level in quantiles), dict(options)
         self.intervals = ("quantiles" if self.patched else "conformal") if intervals is None else intervals
         if self.intervals not in INTERVALS or (self.intervals == "quantiles" and not self.patched):
@@ -67,7 +57,7 @@ class Network:
                 f"Forecaster: intervals are {intervals!r}; {name} has "
                 + ("'quantiles' and 'conformal'." if self.patched else "'conformal': it forecasts no quantiles.")
             )
-        fields = {field.name for field in dataclasses.fields(MODULES[name].Config)} - OWN
+        fields = {field.name for field in dataclasses.fields(self.source.Config)} - OWN
         odd = sorted(set(options) - fields)
         if odd:
             raise ValueError(f"Forecaster: {name} has no option {odd[0]!r}; it has {', '.join(sorted(fields))}.")
@@ -101,7 +91,7 @@ class Network:
             config = naive.Config(horizon=horizon, **options)
         else:
             own = {"xlstm_time": {"channels": 1}, "dlinear": {"normalize": True}}.get(self.name, {})
-            config = MODULES[self.name].Config(**{"steps": steps, "horizon": horizon, **own, **options})
+            config = self.source.Config(**{"steps": steps, "horizon": horizon, **own, **options})
         self.module, self.steps, self.offsets = io.build(config), steps, None
         return self.module
 
@@ -116,16 +106,14 @@ class Network:
         places = series.places(self.steps, horizon, first=-validation)[: None if validation >= horizon else 0]
         if self.exact:  # it has learnt from none
             places = series.places(self.steps, horizon, first=self.steps)
-        places = places[np.linspace(0, len(places) - 1, min(len(places), MOST)).astype(int)]
+        places = evenly(places, MOST)
         if len(places) < FEWEST:
             raise ValueError(
                 f"Forecaster: conformal intervals need {FEWEST} windows in the validation block; it has {len(places)}. "
                 f"Hold back more steps: val_size={horizon + FEWEST - 1} or more."
             )
-        errors = []
-        for begin in range(0, len(places), ROWS):
-            rows = series.rows(places[begin : begin + ROWS], self.steps, horizon)
-            errors.append((rows.follow[..., None] - self._raw(rows, horizon))[:, :, 0])
+        batches = series.batches(places, ROWS, self.steps, horizon)
+        errors = [(rows.follow[..., None] - self._raw(rows, horizon))[:, :, 0] for rows in batches]
         error = torch.cat(errors).double().cpu().numpy()
         levels = [_ranked(level, len(error)) for level in self.quantiles]
         each = [
@@ -142,16 +130,18 @@ class Network:
         """
         ends = [len(values) for values in series.values]
         places = np.stack([np.arange(len(ends)), ends], 1)
-        windows = series.rows(places, self.steps, horizon, dtype=torch.float64 if self.exact else torch.float32)
         if readers is not None and self.patched:
             raw, units = online.forecast(self.module, readers, series, ends, horizon, self.steps)
         else:
-            raw, units = torch.cat([self._raw(part, horizon) for part in _split(windows)]), windows.units
-        answer = raw[:, :, 0].double().cpu().numpy() * units.spread + units.middle
+            dtype = torch.float64 if self.exact else torch.float32
+            batches = series.batches(places, ROWS, self.steps, horizon, dtype=dtype)
+            parts = [(self._raw(rows, horizon), rows.units) for rows in batches]
+            raw, units = torch.cat([part for part, _ in parts]), joined([own for _, own in parts])
+        answer = units.invert(raw[:, :, 0].double().cpu().numpy())
         point = interpolated(answer, self.quantiles, [0.5])[..., 0] if self.patched else answer[..., 0]
         if self.offsets is not None:
             steps = np.minimum(np.arange(horizon), len(self.offsets) - 1)  # beyond the trained horizon: the last one's
-            answer = answer + self.offsets[steps] * windows.units.spread
+            answer = answer + self.offsets[steps] * series.rows(places, self.steps, 0).units.spread
         return point, np.sort(answer, -1)
 
     @torch.inference_mode()
@@ -164,14 +154,6 @@ class Network:
             answers.append(self.module(read))
             read = torch.cat([read, answers[-1]], 1)[:, -self.steps :]
         return torch.cat(answers, 1)[:, :horizon, :, None]
-
-
-def _split(rows: Rows) -> Iterator[Rows]:
-    """Rows in parts, which hold no more at a time than is needed."""
-    for begin in range(0, len(rows.read), ROWS):
-        part = slice(begin, begin + ROWS)
-        known = Covariates(*(None if values is None else values[part] for values in rows.known))
-        yield Rows(rows.read[part], rows.follow[part], known, Units(*(values[part] for values in rows.units)))
 
 
 def _ranked(level: float, count: int) -> float:

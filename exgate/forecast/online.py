@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exgate.forecast.windows import Series, Units
+from exgate.forecast.windows import Series, Units, joined
 from exgate.layers.series import Scale, scale
-from exgate.models.patch_xlstm import PatchState, PatchXLSTM
+from exgate.models.patch_xlstm import Covariates, PatchState, PatchXLSTM
 from exgate.ops.state import join, select
 
 
@@ -74,7 +74,7 @@ def advance(model: PatchXLSTM, readers: list[Reader], series: Series, ends: list
     for (count, _), rows in moves.items():  # rows with as much to read are read together
         before = [readers[row].states[ends[row] % patch] for row in rows]
         places = np.array([[row, ends[row] - patch] for row in rows])
-        part = series.rows(places, count, patch, units=_units(before))
+        part = series.rows(places, count, patch, units=joined(now.units for now in before))
         _, after = model(part.read, _joined(before), part.known)
         for place, row in enumerate(rows):
             one = select(after, torch.tensor([place], device=part.read.device))
@@ -91,18 +91,18 @@ def forecast(
     The readers go on.
     """
     now = advance(model, readers, series, ends, steps)
-    places, units = np.stack([np.arange(len(ends)), ends], 1), _units(now)
+    places, units = np.stack([np.arange(len(ends)), ends], 1), joined(reading.units for reading in now)
     part = series.rows(places, model.config.patch, horizon, units=units)
-    answers = torch.empty(0)
-    for fresh in (False, True):
+    answers: list[Tensor] = [part.read] * len(now)
+    for fresh in (False, True):  # states that have read nothing cannot be joined with others
         rows = [row for row, reading in enumerate(now) if (reading.state.stack is None) == fresh]
         if rows:
             which = torch.tensor(rows, device=part.read.device)
-            known = type(part.known)(*(None if values is None else values[which] for values in part.known))
+            known = Covariates(*(None if values is None else values[which] for values in part.known))
             y, _ = model.forecast(part.read[which], horizon, _joined([now[row] for row in rows]), known)
-            answers = answers if len(answers) else y.new_empty(len(now), *y.shape[1:])
-            answers[which] = y
-    return answers, units
+            for row, answer in zip(rows, y, strict=True):
+                answers[row] = answer
+    return torch.stack(answers), units
 
 
 def _joined(readings: list[Reading]) -> PatchState:
@@ -110,7 +110,3 @@ def _joined(readings: list[Reading]) -> PatchState:
     states = [reading.state for reading in readings]
     scales = Scale(*(torch.cat(parts) for parts in zip(*(state.scale for state in states), strict=True)))
     return PatchState(scales, None if states[0].stack is None else join([state.stack for state in states]))
-
-
-def _units(readings: list[Reading]) -> Units:
-    return Units(*(np.concatenate(parts) for parts in zip(*(reading.units for reading in readings), strict=True)))

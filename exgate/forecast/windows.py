@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,6 +54,11 @@ def own_units(windows: np.ndarray) -> Units:
     middle = np.where(known, windows, 0).sum(1, keepdims=True) / count
     spread = np.sqrt(np.square(np.where(known, windows - middle, 0)).sum(1, keepdims=True) / count)
     return Units(middle, np.where(spread > ROUNDING * np.abs(middle), spread, 1.0))
+
+
+def joined(units: Iterable[Units]) -> Units:
+    """Units of windows one after the other."""
+    return Units(*(np.concatenate(parts) for parts in zip(*units, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,24 +112,31 @@ class Series:
         )
         return Rows(values[:, :steps], values[:, steps:], known, units)
 
-    def places(
-        self, steps: int, horizon: int, *, first: int | None = None, leave: int = 0, stride: int = 1
-    ) -> np.ndarray:
-        """Where windows can lie: (row, steps before the horizon), (N, 2), the last one of each row first in its stride.
+    def batches(self, places: np.ndarray, size: int, *of: int, **options: Any) -> Iterator[Rows]:
+        """`rows(places, *of, **options)`, at most `size` at a time."""
+        for begin in range(0, len(places), size):
+            yield self.rows(places[begin : begin + size], *of, **options)
+
+    def places(self, steps: int, horizon: int, *, first: int | None = None, leave: int = 0) -> np.ndarray:
+        """Where windows can lie: (row, steps before the horizon), (N, 2).
 
         Args:
             steps: how many steps are read; a row may have fewer before a horizon, half of them at least.
             first: steps before the first horizon, in place of that; negative: counted from the end.
             leave: steps at the end that no horizon reaches.
-            stride: between the horizons of a row.
         """
         found = []
         for row, values in enumerate(self.values):
             last = len(values) - leave - horizon
             begin = min(steps, max(1, steps // 2)) if first is None else first if first >= 0 else len(values) + first
-            ends = np.arange(last, max(begin, 1) - 1, -stride)[::-1]
+            ends = np.arange(max(begin, 1), last + 1)
             found.append(np.stack([np.full(len(ends), row), ends], 1))
         return np.concatenate(found) if found else np.zeros((0, 2), int)
+
+
+def evenly(items: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of them, evenly chosen from the first to the last."""
+    return items[np.linspace(0, len(items) - 1, min(len(items), most)).astype(int)]
 
 
 def filled(x: Tensor) -> Tensor:

@@ -91,6 +91,11 @@ def test_without_a_file_there_is_an_example(tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / "forecast.csv")) == 4
 
 
+def test_a_horizon_of_nothing_is_refused_without_a_file_too(tmp_path, capsys):
+    assert main(["forecast", "--horizon", "0", "--out", str(tmp_path)]) == 2
+    assert "--horizon is 0" in capsys.readouterr().err
+
+
 def test_seasons():
     offsets = {"h": 24, "15min": 96, "D": 7, "W-SUN": 52, "MS": 12, "QE-DEC": 4, "YE-DEC": 1, "B": 5, "2h": 12}
     for name, season in offsets.items():
