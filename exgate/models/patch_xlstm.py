@@ -105,8 +105,6 @@ class PatchXLSTM(nn.Module):
         super().__init__()
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.config = config
-        self.levels: Tensor
-        self.register_buffer("levels", torch.empty(len(config.quantiles), **where), persistent=False)
         width = 2 * config.channels + 2 * config.past + 2 * config.future
         hidden = 2 * config.dim if config.hidden is None else config.hidden
         blocks = xlstm.Blocks(
@@ -121,8 +119,6 @@ class PatchXLSTM(nn.Module):
         self.out = Bent(config.dim, hidden, config.patch * config.channels * len(config.quantiles), **where)
 
     def reset_parameters(self) -> None:
-        if not self.levels.is_meta:
-            self.levels.copy_(torch.tensor(self.config.quantiles))
         for module in (self.into, self.stack, self.norm, self.out):
             reset_parameters(module)
         if self.static is not None:
@@ -221,8 +217,9 @@ class PatchXLSTM(nn.Module):
         """
         y, state = self(x, None, known)
         error = ((targets[..., None] - y) / state.scale.deviation[..., None]).where(~targets[..., None].isnan(), 0)
-        scored = torch.maximum(self.levels * error, (self.levels - 1) * error)
-        return 2 * scored.sum() / ((~targets.isnan()).sum() * len(self.levels)).clamp_min(1)
+        levels = error.new_tensor(self.config.quantiles)
+        scored = torch.maximum(levels * error, (levels - 1) * error)
+        return 2 * scored.sum() / ((~targets.isnan()).sum() * len(levels)).clamp_min(1)
 
     def num_parameters(self) -> int:
         """How many numbers are learnt."""

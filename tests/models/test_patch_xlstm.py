@@ -196,6 +196,9 @@ def test_it_learns_to_forecast_further_than_it_is_asked_in_training(config, tmp_
     io.save(model, tmp_path)
     again = io.load(tmp_path).eval()
     torch.testing.assert_close(again.forecast(x[:, :24], 24, known=known)[0], y, rtol=0, atol=0)
+    known = cut(known, 0, 20, 4)
+    losses = [each.loss(x[:, :20], x[:, 4:24], known).item() for each in (again, model)]
+    assert losses[0] == losses[1]
 
 
 def test_what_is_wrong_is_said():
