@@ -91,9 +91,9 @@ def models() -> list[str]:
 
 
 def suites() -> list[str]:
-    """The suites: the files of exgate/evaluate/ that define `suite`, and the two measures that need no training."""
+    """The suites: the files of exgate/evaluate/ that define `suite`, and what has a command of its own."""
     files = [file.stem for file in _files("evaluate") if "suite" in _defined(file)]
-    return sorted(name.replace("_", "-") for name in [*files, "extrapolate", "gradient"])
+    return sorted(name.replace("_", "-") for name in [*files, "extrapolate", "forecast", "gradient"])
 
 
 def wrapped(names: list[str]) -> str:

@@ -14,6 +14,7 @@ options. (A run whose folder is called like a suite is ./NAME.) The suites:
   adding          two marked numbers, added after 100 to 500 steps (1997)
   copy            ten symbols kept over a long time
   extrapolate     language models beyond the length that they were trained with: runs and a text
+  forecast        long horizons of time series, on files of the literature
   formal          fifteen formal languages, trained on length 40 and scored to 256
   gradient        how fast the gradient vanishes: RNN, LSTM, sLSTM, mLSTM, attention at initialisation
   language        the next byte of a text: peers, and the steps from LSTM to xLSTM; speed, memory, size of the state
@@ -43,8 +44,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from exgate.cli import longterm, suite, suites, train
 from exgate.cli import recipe as recipes
-from exgate.cli import suite, suites, train
 from exgate.cli.model import Opened, enough_memory, open_model
 from exgate.cli.recipe import Recipe
 from exgate.data import text
@@ -92,6 +93,8 @@ class Scored(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Runs `exgate evaluate` and returns its exit status."""
+    if argv and argv[0] == "forecast":
+        return longterm.evaluate(argv[1:])
     if argv and argv[0] in suites():
         return suite.evaluate(argv)
     arguments = tyro.cli(

@@ -16,11 +16,10 @@ import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from tyro.conf import Positional, arg
 
 from exgate import figure
-from exgate.cli import extrapolation
+from exgate.cli import extrapolation, table
 from exgate.data import arena, excerpts, synthetic
 from exgate.data.text import BUILT_IN
 from exgate.evaluate import cache, cost, gradient, peers, picture, trial
@@ -77,21 +76,22 @@ def evaluate(argv: list[str]) -> int:
     folder = arguments.out or Path("runs", "evaluate", f"{argv[0]}-{arguments.preset}")
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
-    with _one_thread():
+    with one_thread():
         if not isinstance(arguments, Arguments):
             return _gradient(arguments, folder, console)
         make, reads = _tasks(module, arguments)
         suite = _changed(module.suite(arguments.preset, **reads), arguments)
-        processes = _processes(arguments.processes)
-        table = search(suite, partial(_computed, folder / "runs.jsonl", processes, count(suite), make))
+        processes = fitting(arguments.processes)
+        compute = partial(trial.run, make=make)
+        found = search(suite, partial(computed, folder / "runs.jsonl", processes, count(suite), compute))
         costs = _costs(suite, make) if suite.costs else {}
-    title, caption, rows = f"{argv[0]}, preset {arguments.preset}", _caption(suite), _rows(suite, table, costs)
-    _print(rows, title, caption, console)
-    cache.write(folder / "table.md", _markdown(rows, caption))
+    title, caption, rows = f"{argv[0]}, preset {arguments.preset}", _caption(suite), _rows(suite, found, costs)
+    table.show(rows, title, caption, console)
+    cache.write(folder / "table.md", table.markdown(rows, caption))
     cache.write(folder / "results.json", {"arguments": [argv[0], arguments.preset], "budget": vars(suite.budget),
-                                          "measure": suite.measure, "problems": table, "costs": costs})  # fmt: skip
+                                          "measure": suite.measure, "problems": found, "costs": costs})  # fmt: skip
     print(f"numbers: {folder / 'results.json'}")
-    figure.show(lambda path: _picture(suite, table, path), folder / "picture.png")
+    figure.show(lambda path: _picture(suite, found, path), folder / "picture.png")
     return 0
 
 
@@ -125,11 +125,11 @@ def _costs(suite: Suite, make: Any) -> dict[str, dict[str, float]]:
 
 def _changed(suite: Suite, arguments: Arguments) -> Suite:
     """The suite with what the command line says in place of the preset's."""
-    models = suite.models if arguments.models is None else _listed(arguments.models)
+    models = suite.models if arguments.models is None else listed(arguments.models)
     problems = suite.problems
     if arguments.problems is not None:
         known = {problem.name: problem for problem in problems}
-        for name in (wanted := _listed(arguments.problems)):
+        for name in (wanted := listed(arguments.problems)):
             if name not in known:
                 raise ValueError(f"evaluate: {unknown(name, known, what='problem')}")
         problems = tuple(known[name] for name in wanted)
@@ -137,7 +137,7 @@ def _changed(suite: Suite, arguments: Arguments) -> Suite:
         peers.check(models, problem.own(suite.budget).blocks)
     budget = suite.budget
     if arguments.rates is not None:
-        budget = replace(budget, rates=tuple(_positive(rate) for rate in _listed(arguments.rates)))
+        budget = replace(budget, rates=tuple(positive(rate) for rate in listed(arguments.rates)))
     for name in ("seeds", "steps"):
         if (value := getattr(arguments, name)) is not None:
             if value < 1:
@@ -153,8 +153,8 @@ def _changed(suite: Suite, arguments: Arguments) -> Suite:
     return replace(suite, models=tuple(models), problems=problems, budget=budget)
 
 
-def _computed(
-    file: Path, processes: int, total: int, make: Any, configurations: list[dict[str, Any]]
+def computed(
+    file: Path, processes: int, total: int, compute: Any, configurations: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Results of configurations, kept or computed, with a progress bar where somebody looks."""
     console = Console(stderr=True)
@@ -163,14 +163,13 @@ def _computed(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task(f"runs (of {total} in all)", total=len(configurations))
-        compute = partial(trial.run, make=make)
         found = cache.results(configurations, compute, file=file, processes=processes)
         for configuration, result in found:
             bar.advance(task)
             yield configuration, result
 
 
-def _processes(wanted: int) -> int:
+def fitting(wanted: int) -> int:
     """As many as are wanted, or for as many as there is memory, but one; where the system does not say (not Linux),
     there is memory."""
     try:
@@ -225,40 +224,6 @@ def _rows(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], costs: dict
     return rows
 
 
-def _print(rows: list[list[str]], title: str, caption: str, console: Console) -> None:
-    for part in _parts(rows, console.width):
-        console.print(_shown(part, title, caption))
-
-
-def _parts(rows: list[list[str]], width: int) -> Iterator[list[list[str]]]:
-    """The table in pieces that fit the terminal, each with the first column in front: no column is cut."""
-    first, *columns = ([*column] for column in zip(*rows, strict=True))
-    widths = [3 + max(len(line) for cell in column for line in cell.split(", ")) for column in (first, *columns)]
-    part, used = [first], 1 + widths[0]
-    for column, wide in zip(columns, widths[1:], strict=True):
-        if len(part) > 1 and used + wide > width:
-            yield [list(row) for row in zip(*part, strict=True)]
-            part, used = [first], 1 + widths[0]
-        part.append(column)
-        used += wide
-    yield [list(row) for row in zip(*part, strict=True)]
-
-
-def _shown(rows: list[list[str]], title: str, caption: str) -> Table:
-    table = Table(title=title, caption=caption)
-    table.add_column(rows[0][0], no_wrap=True)
-    for name in rows[0][1:]:
-        table.add_column(name.replace(", ", "\n"), justify="right")
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
-
-
-def _markdown(rows: list[list[str]], caption: str) -> str:
-    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{caption}"
-
-
 def _picture(suite: Suite, found: dict[str, dict[str, dict[str, Any]]], path: Path) -> Path:
     def buckets(problem: str, model: str) -> list[dict[str, Any]]:
         return found[problem][model]["buckets"]
@@ -303,8 +268,8 @@ def _gradient(arguments: Shared, folder: Path, console: Console) -> int:
     shown = [d for d in (1, 10, 20, 50, 100) if d <= steps]
     rows = [["layer", *(f"d={d}" for d in shown)]]
     rows += [[name, *(f"{values[d - 1]:.3g}" for d in shown)] for name, values in curves.items()]
-    _print(rows, "gradient", caption, console)
-    cache.write(folder / "table.md", _markdown(rows, caption))
+    table.show(rows, "gradient", caption, console)
+    cache.write(folder / "table.md", table.markdown(rows, caption))
     cache.write(folder / "results.json", {"steps": steps, "norms": curves, "seconds": time.monotonic() - start})
     print(f"numbers: {folder / 'results.json'}")
     lines = {name: (range(1, steps + 1), values) for name, values in curves.items()}
@@ -316,7 +281,7 @@ def _gradient(arguments: Shared, folder: Path, console: Console) -> int:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Matrices of this size are slower on more threads, and other processes want theirs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -326,7 +291,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _listed(words: str) -> list[str]:
+def listed(words: str) -> list[str]:
     # xlstm[1:0] has no comma in its name, so that a comma always separates.
     found = [word.strip() for word in words.split(",") if word.strip()]
     if not found:
@@ -334,7 +299,7 @@ def _listed(words: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _positive(word: str) -> float:
+def positive(word: str) -> float:
     try:
         value = float(word)
     except ValueError:

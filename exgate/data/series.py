@@ -13,6 +13,11 @@ from pathlib import Path
 import numpy as np
 
 MONTH = 30 * 24  # hours
+# Steps of a day, of data by the week those of a year, by the begin of the file's name.
+SEASONS = {
+    "etth": 24, "ettm": 96, "weather": 144, "exchange": 7, "national": 52, "ili": 52, "electricity": 24, "ecl": 24,
+    "traffic": 24, "solar": 144, "pems": 288,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,11 @@ def splits(name: str, rows: int) -> dict[str, tuple[int, int]]:
     else:
         ends = [int(0.7 * rows), rows - int(0.2 * rows), rows]
     return {"train": (0, ends[0]), "validation": (ends[0], ends[1]), "test": (ends[1], ends[2])}
+
+
+def season(name: str) -> int:
+    """Steps of the season that a file of this name has: of a day, mostly; 1 where the name is not known."""
+    return next((steps for begin, steps in SEASONS.items() if name.lower().startswith(begin)), 1)
 
 
 def _table(path: Path, *, head: bool) -> tuple[tuple[str, ...], np.ndarray]:

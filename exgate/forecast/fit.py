@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exgate.forecast.windows import Rows, Series, Units, evenly, filled
+from exgate.forecast.windows import Rows, Series, Units, evenly
+from exgate.layers.series import filled
 from exgate.models.lm import parameter_groups
 from exgate.models.naive import Naive
 from exgate.models.patch_xlstm import PatchXLSTM
@@ -80,13 +81,11 @@ def train(
     places = series.places(steps, horizon, leave=validation)
     if not len(places):
         raise ValueError(_none(series, steps, horizon, validation))
+    if isinstance(model, Ridge) and not _solve(model, series, places, budget.units):
+        raise ValueError(_none(series, steps, horizon, validation))
+    if isinstance(model, PatchXLSTM) and model.base is not None:
+        _solve(model.base.ridge, series, places, budget.units)
     if isinstance(model, Naive | Ridge):
-        if isinstance(model, Ridge):
-            places = places[places[:, 1] >= steps]
-            if not len(places):
-                raise ValueError(_none(series, steps, horizon, validation))
-            batches = series.batches(places, PART, steps, horizon, units=budget.units, dtype=torch.float64)
-            model.solve((filled(rows.read), rows.follow) for rows in batches)
         return History(validation=[], best=0, training=[])
     held = series.places(steps, horizon, first=-validation) if validation >= horizon else places[:0]
     held = evenly(held, budget.rows)
@@ -129,6 +128,17 @@ def score(
     for rows in series.batches(places, ROWS, steps, horizon, units=units):
         total += loss(model, rows, horizon_only=True).item() * len(rows.read)
     return total / len(places)
+
+
+def _solve(model: Ridge, series: Series, places: np.ndarray, units: Units | None) -> bool:
+    """Solve it for the windows at `places` that are whole; whether there were any."""
+    steps, horizon = model.config.steps, model.config.horizon
+    ends = np.array([len(values) for values in series.values])
+    places = places[(places[:, 1] >= steps) & (places[:, 1] + horizon <= ends[places[:, 0]])]
+    batches = series.batches(places, PART, steps, horizon, units=units, dtype=torch.float64)
+    if len(places):
+        model.solve((filled(rows.read), rows.follow) for rows in batches)
+    return bool(len(places))
 
 
 def _none(series: Series, steps: int, horizon: int, validation: int) -> str:

@@ -47,8 +47,9 @@ class Forecaster:
     those of neuralforecast.
 
     Args:
-        model: "patch_xlstm", "xlstm_time" or "dlinear", or what they are measured against, "ridge" (linear, in closed
-            form) and "naive" (the last season): a file of `exgate.models`; `options` are fields of its config.
+        model: "patch_xlstm", "xlstm_time", "lstm_direct" or "dlinear", or what they are measured against, "ridge"
+            (linear, in closed form) and "naive" (the last season): a file of `exgate.models`; `options` are fields of
+            its config.
         h: steps to forecast; `predict` can be asked for others.
         freq: between two steps, as pandas has it ("h", "15min", "MS"), or a whole number where `ds` are numbers; None:
             what the data have most often.

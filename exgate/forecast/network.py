@@ -13,17 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from exgate.forecast import online
-from exgate.forecast.windows import Rows, Series, evenly, filled, joined
-from exgate.models import dlinear, io, naive, patch_xlstm, ridge, xlstm_time
+from exgate.forecast.windows import Rows, Series, evenly, joined
+from exgate.layers.series import filled
+from exgate.models import dlinear, io, lstm_direct, naive, patch_xlstm, ridge, xlstm_time
 
 NETWORKS: dict[str, tuple[str, Any]] = {  # by file: the name in answers, and the module
     "patch_xlstm": ("PatchXLSTM", patch_xlstm), "xlstm_time": ("XLSTMTime", xlstm_time),
-    "dlinear": ("DLinear", dlinear), "ridge": ("Ridge", ridge), "naive": ("Naive", naive),
+    "lstm_direct": ("LSTM", lstm_direct), "dlinear": ("DLinear", dlinear), "ridge": ("Ridge", ridge), "naive": ("Naive", naive),
 }  # fmt: skip
 # Fields of configs that are set here.
 OWN = {"steps", "horizon", "channels", "quantiles", "past", "future", "static", "categories"}
 INTERVALS = ("quantiles", "conformal")
 FEWEST, ENOUGH, MOST = 10, 40, 2048  # windows that intervals are calibrated on: at least, where there is room, at most
+SHORT, LONG = 8, 96  # steps of a patch, where nobody says how many
 ROWS = 128  # that are forecast at a time
 
 
@@ -49,7 +51,7 @@ class Network:
                 + (f" Did you mean {near[0]!r}?" if near else "")
             )
         self.name, self.patched = name, name == "patch_xlstm"
-        self.label, self.source = NETWORKS[name]
+        self.label = NETWORKS[name][0]
         self.quantiles, self.options = tuple(float(level) for level in quantiles), dict(options)
         self.intervals = ("quantiles" if self.patched else "conformal") if intervals is None else intervals
         if self.intervals not in INTERVALS or (self.intervals == "quantiles" and not self.patched):
@@ -71,6 +73,11 @@ class Network:
         self.offsets: np.ndarray | None = None  # (H, Q) in deviations: what is added to a quantile, or to the point
 
     @property
+    def source(self) -> Any:
+        """The module of the network; it is not kept, so that a forecaster can be copied and pickled."""
+        return NETWORKS[self.name][1]
+
+    @property
     def exact(self) -> bool:
         """It computes in any type: nothing that it repeats is rounded."""
         return self.name == "naive"
@@ -83,8 +90,10 @@ class Network:
         """A new module that reads about so many steps; patches are short where few steps are read."""
         options = dict(self.options)
         if self.patched:
-            patch = options.setdefault("patch", max(1, min(16, 2 ** int(np.log2(max(1, steps // 4))))))
+            patch = options.setdefault("patch", max(1, min(max(horizon, SHORT), LONG, steps // 3)))
             steps = max(1, round(steps / patch)) * patch
+            if "memory" not in options:  # a linear forecast of all that is read, for the whole horizon
+                options |= {"memory": steps // patch, "leads": math.ceil(horizon / patch)}
             config = patch_xlstm.Config(**{"quantiles": self.quantiles, **sizes, **options})
         elif self.name == "naive":
             steps = max(steps, options.get("season", 1))

@@ -139,15 +139,6 @@ def evenly(items: np.ndarray, most: int) -> np.ndarray:
     return items[np.linspace(0, len(items) - 1, min(len(items), most)).astype(int)]
 
 
-def filled(x: Tensor) -> Tensor:
-    """x (B, T, C) with the last known value in place of each missing one; before the first, that; without any, 0."""
-    known = ~x.isnan()
-    time = torch.arange(x.shape[1], device=x.device)[None, :, None]
-    before = torch.where(known, time, -1).cummax(1).values
-    first = torch.where(known, time, x.shape[1] - 1).amin(1, keepdim=True)
-    return x.gather(1, torch.where(before < 0, first, before)).nan_to_num(0.0)
-
-
 def _cut(array: np.ndarray, begin: int, end: int) -> np.ndarray:
     """array[begin:end], NaN outside."""
     inside = array[max(0, begin) : max(0, end)]

@@ -52,6 +52,15 @@ def trend(x: Tensor, kernel: int = 25) -> Tensor:
     return F.avg_pool1d(x, kernel, 1).mT
 
 
+def filled(x: Tensor) -> Tensor:
+    """x (B, T, C) with the last known value in place of each missing one; before the first, that; without any, 0."""
+    known = ~x.isnan()
+    time = torch.arange(x.shape[1], device=x.device)[None, :, None]
+    before = torch.where(known, time, -1).cummax(1).values
+    first = torch.where(known, time, x.shape[1] - 1).amin(1, keepdim=True)
+    return x.gather(1, torch.where(before < 0, first, before)).nan_to_num(0.0)
+
+
 class Decomposed(nn.Module):
     r"""DLinear (Zeng et al. 2023, arXiv:2205.13504): $y = W_s (x - t) + b_s + W_t t + b_t$ over time, t the trend of x.
 

@@ -16,7 +16,10 @@ from exgate.layers.series import Scale, scale
 from exgate.layers.stack import reset_parameters
 from exgate.models import xlstm
 from exgate.models.lm import layout, materialise
+from exgate.models.ridge import PatchRidge
 from exgate.ops.state import State
+
+SMALL = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,8 @@ class Config:
         dim, blocks, heads, pattern, dropout, conv_kernel: of the blocks, as in `exgate.models.xlstm`; over patches of
             time. "a" (attention) has no place here: its state grows.
         hidden: width of the maps between patches and blocks; None is 2 dim.
+        memory: patches that a linear forecast reads, to which the blocks add; 0: there is none. leads: patches that it
+            forecasts at a time.
     Raises:
         ValueError: quantiles are not between 0 and 1 and rising, or the pattern has other letters.
     """
@@ -51,6 +56,8 @@ class Config:
     dropout: float = 0.0
     conv_kernel: int = 4
     hidden: int | None = None
+    memory: int = 0
+    leads: int = 1
 
     def __post_init__(self) -> None:
         layout(self.pattern, self.blocks, "ms")
@@ -62,7 +69,10 @@ class Config:
 
 
 class PatchState(NamedTuple):
-    """What a model has read of each row: its scale, and the state of the blocks (None: nothing but the scale)."""
+    """What a model has read of each row: its scale, and the states of the blocks and of the linear forecast.
+
+    `stack` is None where nothing but the scale is known.
+    """
 
     scale: Scale
     stack: State
@@ -87,8 +97,10 @@ class PatchXLSTM(nn.Module):
     r"""Reads a series patch by patch, and forecasts at each patch the quantiles of the next one.
 
     With x standardised, $p_j = [x, \mathrm{known}(x), \mathrm{covariates}]$ of patch j and covariates of patch j + 1
-    that are known ahead, $u = \mathrm{blocks}(\mathrm{in}(p) + W_s s)$ over j, $y_{j+1} = \mathrm{sorted}(\mathrm{out}
-    (\mathrm{norm}(u_j)))$ scaled back. in and out are $W_2\,\mathrm{relu}(W_1 x) + W_3 x$; s are static covariates.
+    that are known ahead, $u = \mathrm{blocks}(\mathrm{in}(p) + W_s s)$ over j, $y_{j+1} = \mathrm{sorted}(l_{j+1} +
+    \mathrm{out}(\mathrm{norm}(u_j)))$ scaled back. in and out are $W_2\,\mathrm{relu}(W_1 x) + W_3 x$; s are static
+    covariates; $l_{j+1}$ is a linear forecast of each series by itself (`exgate.models.ridge.PatchRidge`), where there
+    is one: it starts as the last value, can be found in closed form, and is learnt further with all else.
 
     Missing values are zeros that are marked as missing. So is the future: a horizon of n patches is n - 1 more patches
     that are wholly missing, which cost no more than any other patches and need no forecast that is fed back. Rows may
@@ -116,13 +128,19 @@ class PatchXLSTM(nn.Module):
         self.categories = nn.ModuleList(Embedding(size, config.dim, **where) for size in config.categories)
         self.stack = xlstm.stack(blocks, **where)
         self.norm = LayerNorm(config.dim, blocks.norm_eps, offset=True, **where)
+        memory, leads = config.memory * config.patch, config.leads * config.patch
+        self.base = PatchRidge(config.patch, memory, leads, **where) if memory else None
         self.out = Bent(config.dim, hidden, config.patch * config.channels * len(config.quantiles), **where)
 
     def reset_parameters(self) -> None:
-        for module in (self.into, self.stack, self.norm, self.out):
-            reset_parameters(module)
+        for module in (self.into, self.stack, self.norm, self.out, self.base):
+            if module is not None:
+                reset_parameters(module)
         if self.static is not None:
             small_(self.static.weight, self.static.in_features)
+        if self.base is not None:  # what is added to a linear forecast starts small
+            for linear in (self.out.down, self.out.straight):
+                linear.weight.data.mul_(SMALL)
         for table in self.categories:
             assert isinstance(table, Embedding)
             small_(table.weight, self.config.dim)
@@ -146,7 +164,8 @@ class PatchXLSTM(nn.Module):
         known = Covariates() if known is None else known
         self._check(x, known)
         own = scale(x, eps=0.0) if state is None else state.scale
-        patches, empty = self._patches(own.apply(x), known)
+        x = own.apply(x)
+        patches, empty = self._patches(x, known)
         u = self.into(patches)
         if self.static is not None and known.static is not None:
             u = u + self.static(_marked(known.static))[:, None]
@@ -154,14 +173,16 @@ class PatchXLSTM(nn.Module):
             assert known.categories is not None
             u = u + table(known.categories[:, place])[:, None]
         # Empty patches before the first value leave no trace.
-        before, reset = None if state is None else state.stack, None
-        if before is None:
-            reset = F.pad(empty[:, :-1].cummin(1).values, (1, 0)) & ~empty
+        before, linear = (None, None) if state is None or state.stack is None else state.stack
+        reset = F.pad(empty[:, :-1].cummin(1).values, (1, 0)) & ~empty if before is None else None
         u, stack = self.stack(u, before, reset=reset)
         y = self.out(self.norm(u)).unflatten(-1, (self.config.patch, self.config.channels, -1)).flatten(1, 2)
+        if self.base is not None:
+            base, linear = self.base(x.mT.flatten(0, 1), linear)
+            y = y + base.unflatten(0, (len(x), -1)).mT[..., None]
         y = y.sort(-1).values
         return own._replace(mean=own.mean[..., None], deviation=own.deviation[..., None]).invert(y), PatchState(
-            own, stack
+            own, (stack, linear)
         )
 
     def forecast(

@@ -1,11 +1,15 @@
 """A linear forecast found in closed form: the simplest that is hard to beat."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from exgate.layers.series import filled
 from exgate.models.lm import materialise
 
 
@@ -63,6 +67,71 @@ class Ridge(nn.Module):
             cross += x.mT @ y
         gram.diagonal().add_(self.config.strength * gram.trace().clamp_min(torch.finfo(torch.float64).tiny) / steps)
         self.weight.copy_(torch.linalg.solve(gram, cross).mT)
+
+
+class Reading(NamedTuple):
+    """What `PatchRidge` has read of each series.
+
+    Args:
+        values: (R, L), the last ones, with forecasts in place of missing patches; NaN before the first value.
+        ahead: (R, H), what it forecast when it last read a patch with a value, or had used up its forecasts.
+        used: (R,), how many patches of that lie behind.
+    """
+
+    values: Tensor
+    ahead: Tensor
+    used: Tensor
+
+
+class PatchRidge(nn.Module):
+    r"""A `Ridge` at the end of each patch: the next patch from the L values before it, for any number of patches.
+
+    Where a patch is wholly missing, the forecast is that of the last patch which was not, as far as it goes (H steps);
+    then forecasts are read in place of values. Gaps within a patch are read as the value before them.
+
+    Args:
+        patch: P; steps: L, a multiple of P; horizon: H, a multiple of P.
+    """
+
+    def __init__(self, patch: int, steps: int, horizon: int, *, device=None, dtype=None) -> None:
+        super().__init__()
+        self.patch = patch
+        self.ridge = Ridge(Config(steps=steps, horizon=horizon), device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        self.ridge.reset_parameters()
+
+    def forward(self, x: Tensor, state: Reading | None = None) -> tuple[Tensor, Reading]:
+        """Series (R, T), NaN where missing, T a multiple of P -> at each step what is forecast for P steps later."""
+        patch, config = self.patch, self.ridge.config
+        leads = config.horizon // patch
+        if state is None:
+            none = x.new_zeros(len(x), config.horizon)
+            state = Reading(x.new_full((len(x), config.steps), math.nan), none, torch.zeros_like(none[:, 0]).long())
+        count = x.shape[1] // patch
+        empty = x.isnan().unflatten(1, (count, patch)).all(2)
+        # `used` of each patch: how many of a forecast lie behind it; at `place` it was made, -1 being the state's.
+        number = torch.arange(count, device=x.device)
+        last = torch.where(empty, -1, number).cummax(1).values
+        missing = torch.where(last < 0, state.used[:, None] + number + 1, number - last)
+        used = missing % leads
+        place = torch.where(number - used < 0, 0, number - used + 1)
+        whole = torch.cat([state.values, x], 1)
+        gap = F.pad(empty.repeat_interleave(patch, 1), (config.steps, 0)) & (~whole.isnan()).cummax(1).values
+        rounds = 1 + int(missing.max()) // leads
+        for _ in range(rounds):
+            read = filled(whole[..., None])[..., 0]
+            windows = read[:, patch:].unfold(1, config.steps, patch)
+            made = self.ridge(windows.flatten(0, 1)[..., None])[..., 0].unflatten(0, windows.shape[:2])
+            every = torch.cat([state.ahead[:, None], made], 1).unflatten(2, (leads, patch))
+            rows = torch.arange(len(x), device=x.device)[:, None]
+            y = every[rows, place, used].flatten(1)
+            before = every[rows[:, 0], 0, state.used][:, None]
+            stood = torch.cat([state.values, before.flatten(1), y[:, :-patch]], 1)
+            whole = torch.where(gap, stood, whole)
+        begun = (~whole.isnan()).cummax(1).values
+        kept = torch.where(begun, filled(whole[..., None])[..., 0], math.nan)[:, -config.steps :]
+        return y, Reading(kept, every[rows[:, 0], place[:, -1]].flatten(1), used[:, -1])
 
 
 def build(config: Config, *, device=None, dtype=None) -> Ridge:

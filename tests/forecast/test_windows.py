@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from exgate.forecast.windows import PLAIN, Series, filled
+from exgate.forecast.windows import PLAIN, Series
+from exgate.layers.series import filled
 
 NAN = np.nan
 

@@ -101,6 +101,7 @@ def test_the_file_system_is_the_registry() -> None:
     assert {"io", "lm", "foreign", "weights"}.isdisjoint(io.names())
     assert set(io.names()) - set(io.language_models()) == {
         "dlinear",
+        "lstm_direct",
         "naive",
         "patch_xlstm",
         "ridge",

@@ -17,6 +17,8 @@ CONFIGS = {
     "mLSTM": replace(SMALL, pattern="m"),
     "three series, both cells, no convolution": replace(SMALL, channels=3, pattern="ms", conv_kernel=0),
     "covariates": replace(SMALL, past=2, future=1, static=2, categories=(3, 5)),
+    "linear forecast": replace(SMALL, memory=3, leads=2),
+    "linear forecast of two series, a patch at a time": replace(SMALL, channels=2, pattern="m", memory=2),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 

@@ -61,3 +61,39 @@ def test_the_protocol_gives_the_known_figures(real, file, steps, repeated, linea
         assert error.square().mean().item() == pytest.approx(squared, abs=5e-4)
         assert error.abs().mean().item() == pytest.approx(absolute, abs=5e-4)
     assert np.isfinite(record.values).all()
+
+
+def test_patch_by_patch_it_is_the_same_forecast():
+    """Whole windows give what `Ridge` gives; beyond its horizon forecasts are read; a gap is the value before it."""
+    patched = ridge.PatchRidge(4, 12, 8, dtype=torch.float64)
+    torch.nn.init.normal_(patched.ridge.weight, std=0.2)
+    x = torch.randn(5, 24, dtype=torch.float64)
+
+    def plain(rows):
+        return patched.ridge(rows[..., None])[..., 0]
+
+    y, state = patched(x)
+    for end in (12, 16, 20, 24):
+        torch.testing.assert_close(y[:, end - 4 : end], plain(x[:, end - 12 : end])[:, :4])
+    first = plain(x[:, 12:])
+    second = plain(torch.cat([x[:, 20:], first], 1))
+    ahead, _ = patched(torch.full((5, 16), torch.nan, dtype=torch.float64), state)
+    torch.testing.assert_close(
+        ahead, torch.cat([first[:, 4:], second, plain(torch.cat([first, second], 1)[:, 4:])], 1)[:, :16]
+    )
+    gap = x.clone()
+    gap[:, 13:15] = torch.nan
+    held = torch.cat([x[:, :13], x[:, 12:13], x[:, 12:13], x[:, 15:]], 1)
+    torch.testing.assert_close(patched(gap)[0], patched(held)[0])
+    begun = x.clone()
+    begun[:, :10] = torch.nan
+    held = torch.cat([x[:, 10:11].expand(-1, 10), x[:, 10:]], 1)
+    torch.testing.assert_close(patched(begun)[0][:, 8:], patched(torch.cat([held[:, :12], held], 1))[0][:, 20:])
+
+
+def test_it_starts_with_the_last_value_and_nothing_is_nothing():
+    patched = ridge.PatchRidge(4, 12, 8)
+    patched.reset_parameters()
+    x = torch.full((1, 12), torch.nan)
+    x[0, 5] = 3.0
+    assert patched(x)[0].tolist() == [[0.0] * 4 + [3.0] * 8]
