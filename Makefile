@@ -1,5 +1,6 @@
 # demo   train an xLSTM and an LSTM on the Python manual and compare them (about three minutes)
 # test   the tests
+# test-all  the tests, then those of the adapters, inside neuralforecast, gluonts and sktime (environments in .adapters)
 # test-sets  the tests once per instruction set of the kernels that this processor runs, and once without the kernels
 # check  format, lint, types, then the tests: what a change must pass
 # fix    format and repair what ruff can repair
@@ -14,13 +15,16 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 # One thread per worker: two workers with two threads each are slower than two with one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test test-sets check fix bench oracles clean
+.PHONY: demo test test-all test-sets check fix bench oracles clean
 
 demo: $(STAMP)
 	@$(BIN)/exgate demo
 
 test: $(STAMP)
 	@$(PYTEST)
+
+test-all: test
+	@bash tests/adapters/run.sh
 
 test-sets: $(STAMP)
 	@set -e; for name in $$($(BIN)/python -c 'from exgate.ops import native; print(*native.usable(), "none")'); do \
@@ -44,7 +48,7 @@ oracles: $(STAMP)
 	@bash tests/oracles/run.sh
 
 clean:
-	rm -rf .venv .bench .oracles build dist .pytest_cache .ruff_cache
+	rm -rf .venv .bench .oracles .adapters build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and alone: it decides the platform (CPU or CUDA), the rest follows.

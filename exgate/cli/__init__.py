@@ -93,7 +93,7 @@ def models() -> list[str]:
 def suites() -> list[str]:
     """The suites: the files of exgate/evaluate/ that define `suite`, and what has a command of its own."""
     files = [file.stem for file in _files("evaluate") if "suite" in _defined(file)]
-    return sorted(name.replace("_", "-") for name in [*files, "extrapolate", "forecast", "gradient"])
+    return sorted(name.replace("_", "-") for name in [*files, "extrapolate", "forecast", "gradient", "m4"])
 
 
 def wrapped(names: list[str]) -> str:

@@ -19,6 +19,7 @@ options. (A run whose folder is called like a suite is ./NAME.) The suites:
   gradient        how fast the gradient vanishes: RNN, LSTM, sLSTM, mLSTM, attention at initialisation
   language        the next byte of a text: peers, and the steps from LSTM to xLSTM; speed, memory, size of the state
   lra             Long Range Arena: ListOps, and of --data reviews, pairs of papers, images, Pathfinder
+  m4              series of the M4 competition, with intervals
   multiplication  two marked numbers, multiplied (1997)
   nearest         nearest neighbour search: revising what was stored
   rare            the next word of a text, by how often it was seen in training
@@ -44,7 +45,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from exgate.cli import longterm, suite, suites, train
+from exgate.cli import longterm, m4, suite, suites, train
 from exgate.cli import recipe as recipes
 from exgate.cli.model import Opened, enough_memory, open_model
 from exgate.cli.recipe import Recipe
@@ -93,8 +94,9 @@ class Scored(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Runs `exgate evaluate` and returns its exit status."""
-    if argv and argv[0] == "forecast":
-        return longterm.evaluate(argv[1:])
+    own = {"forecast": longterm, "m4": m4}
+    if argv and argv[0] in own:
+        return own[argv[0]].evaluate(argv[1:])
     if argv and argv[0] in suites():
         return suite.evaluate(argv)
     arguments = tyro.cli(

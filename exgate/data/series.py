@@ -110,6 +110,29 @@ def splits(name: str, rows: int) -> dict[str, tuple[int, int]]:
     return {"train": (0, ends[0]), "validation": (ends[0], ends[1]), "test": (ends[1], ends[2])}
 
 
+def wide(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """A csv file with a head and a row for each series, as M4 has it: its name, then its values, and nothing behind.
+
+    Raises:
+        ValueError: the file is not there, a value is not a number, or one is missing before the last.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"series: there is no file {path}. Give the path of a csv file, which may end in .gz.")
+    found = {}
+    for number, row in enumerate(_rows(path), start=1):
+        cells = [cell.strip() for cell in row]
+        if number == 1 or not any(cells):
+            continue
+        while cells[-1] == "":
+            cells.pop()
+        try:
+            found[cells[0]] = np.array([float(cell) for cell in cells[1:]])
+        except ValueError as error:
+            raise ValueError(f"series: {path}, line {number}: {error}. Behind the name there are numbers.") from None
+    return found
+
+
 def season(name: str) -> int:
     """Steps of the season that a file of this name has: of a day, mostly; 1 where the name is not known."""
     return next((steps for begin, steps in SEASONS.items() if name.lower().startswith(begin)), 1)

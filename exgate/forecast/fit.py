@@ -96,7 +96,7 @@ def train(
     for step in range(1, budget.steps + 1):
         model.train()
         rows = series.rows(places[rng.integers(0, len(places), budget.batch)], steps, horizon, units=budget.units)
-        value = loss(model, rows)
+        value = loss(model, _shortened(rows, model.config.patch, rng) if isinstance(model, PatchXLSTM) else rows)
         if not torch.isfinite(value):
             raise ValueError(f"forecast: the loss is {value.item()} at step {step}. Take a lower learning rate.")
         optimiser.zero_grad()
@@ -168,6 +168,14 @@ def loss(model: nn.Module, rows: Rows, *, horizon_only: bool = False) -> Tensor:
         future=None if future is None else F.pad(future, (0, 0, 0, more), value=math.nan),
     )
     return model.loss(read, targets, known)
+
+
+def _shortened(rows: Rows, patch: int, rng: np.random.Generator) -> Rows:
+    """The windows with a horizon of 1 to all of its patches, drawn at random: near steps count more than far ones."""
+    horizon = patch * int(rng.integers(1, math.ceil(rows.follow.shape[1] / patch) + 1))
+    future = rows.known.future
+    known = rows.known._replace(future=None if future is None else future[:, : rows.read.shape[1] + horizon])
+    return rows._replace(follow=rows.follow[:, :horizon], known=known)
 
 
 def _share(step: int, steps: int, warmup: float = 0.1, floor: float = 0.01) -> float:

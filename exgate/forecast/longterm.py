@@ -54,23 +54,23 @@ class Contender:
 _TIME = {"model": "xlstm_time", "steps": 512, "mixed": True}
 CONTENDERS = {
     "patch_xlstm": Contender(
-        model="patch_xlstm", steps=384, once=True, options={"dropout": 0.1},
-        choices=({"patch": 48}, {"patch": 96}, {"patch": 48, "pattern": "m"}, {"patch": 96, "pattern": "m"}),
-        budget={"steps": 1000, "batch": 64, "rate": 1e-3, "check": 100, "weight_decay": 0.05},
+        model="patch_xlstm", steps=384, once=True, options={"dropout": 0.2},
+        choices=({"patch": 48, "rate": 5e-4}, {"patch": 96, "rate": 1e-3}),
+        budget={"steps": 1000, "batch": 64, "check": 100, "weight_decay": 0.05},
     ),
     "xlstm_time": Contender(
-        **_TIME, choices=({"rate": 1e-3}, {"rate": 3e-4}, {"rate": 1e-4}), budget={"steps": 500, "check": 50}
+        **_TIME, choices=({"rate": 1e-3}, {"rate": 3e-4}), budget={"steps": 200, "batch": 64, "check": 25}
     ),
     "xlstm_time over time": Contender(
         **_TIME, options={"axis": "time", "dim": 64, "blocks": 1}, choices=({"rate": 1e-3}, {"rate": 3e-3}),
-        budget={"steps": 300, "check": 50},
+        budget={"steps": 150, "batch": 64, "check": 25},
     ),
     "dlinear": Contender(
-        model="dlinear", choices=({"rate": 5e-3}, {"rate": 1e-3}, {"normalize": True, "rate": 1e-3}),
-        budget={"steps": 2000, "batch": 64, "check": 100},
+        model="dlinear", choices=({"rate": 5e-3}, {"rate": 1e-3}),
+        budget={"steps": 1000, "batch": 64, "check": 100},
     ),
     "lstm": Contender(
-        model="lstm_direct", options={"hidden": 64}, choices=({"rate": 3e-3}, {"rate": 1e-3}),
+        model="lstm_direct", mixed=True, choices=({"rate": 3e-3}, {"rate": 1e-3}),
         budget={"steps": 300, "batch": 64, "check": 50},
     ),
     "ridge": Contender(model="ridge"),
@@ -140,7 +140,7 @@ def build(configuration: dict[str, Any], channels: int) -> nn.Module:
         sizes = {"quantiles": QUANTILES, "memory": sizes["steps"] // patch, "leads": -(-horizon // patch)}
     elif name == "naive":
         del sizes["steps"]
-    elif name == "xlstm_time":
+    elif configuration["mixed"]:
         sizes["channels"] = channels
     return io.build(SOURCES[name].Config(**sizes | options))
 

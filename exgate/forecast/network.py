@@ -19,7 +19,8 @@ from exgate.models import dlinear, io, lstm_direct, naive, patch_xlstm, ridge, x
 
 NETWORKS: dict[str, tuple[str, Any]] = {  # by file: the name in answers, and the module
     "patch_xlstm": ("PatchXLSTM", patch_xlstm), "xlstm_time": ("XLSTMTime", xlstm_time),
-    "lstm_direct": ("LSTM", lstm_direct), "dlinear": ("DLinear", dlinear), "ridge": ("Ridge", ridge), "naive": ("Naive", naive),
+    "lstm_direct": ("LSTM", lstm_direct), "dlinear": ("DLinear", dlinear), "ridge": ("Ridge", ridge),
+    "naive": ("Naive", naive),
 }  # fmt: skip
 # Fields of configs that are set here.
 OWN = {"steps", "horizon", "channels", "quantiles", "past", "future", "static", "categories"}

@@ -118,20 +118,31 @@ class PatchRidge(nn.Module):
         place = torch.where(number - used < 0, 0, number - used + 1)
         whole = torch.cat([state.values, x], 1)
         gap = F.pad(empty.repeat_interleave(patch, 1), (config.steps, 0)) & (~whole.isnan()).cummax(1).values
-        rounds = 1 + int(missing.max()) // leads
-        for _ in range(rounds):
-            read = filled(whole[..., None])[..., 0]
-            windows = read[:, patch:].unfold(1, config.steps, patch)
-            made = self.ridge(windows.flatten(0, 1)[..., None])[..., 0].unflatten(0, windows.shape[:2])
-            every = torch.cat([state.ahead[:, None], made], 1).unflatten(2, (leads, patch))
-            rows = torch.arange(len(x), device=x.device)[:, None]
-            y = every[rows, place, used].flatten(1)
-            before = every[rows[:, 0], 0, state.used][:, None]
-            stood = torch.cat([state.values, before.flatten(1), y[:, :-patch]], 1)
-            whole = torch.where(gap, stood, whole)
+        rows = torch.arange(len(x), device=x.device)
+        before = state.ahead.unflatten(1, (leads, patch))[rows, state.used]
+        far = place[used > 0].unique().tolist()  # few: most forecasts are of the next patch alone
+        y, windows = x, x
+        for _ in range(1 + int(missing.max()) // leads):
+            windows = filled(whole[..., None])[:, patch:, 0].unfold(1, config.steps, patch)
+            y = self._ahead(windows, patch)
+            for at in far:
+                made = (self._ahead(windows[:, at - 1], config.horizon) if at else state.ahead).unflatten(
+                    1, (leads, -1)
+                )
+                here = (place == at) & (used > 0)
+                y = torch.where(here[..., None], made[rows[:, None], used], y)
+            y = y.flatten(1)
+            whole = torch.where(gap, torch.cat([state.values, before, y[:, :-patch]], 1), whole)
         begun = (~whole.isnan()).cummax(1).values
         kept = torch.where(begun, filled(whole[..., None])[..., 0], math.nan)[:, -config.steps :]
-        return y, Reading(kept, every[rows[:, 0], place[:, -1]].flatten(1), used[:, -1])
+        at = place[:, -1:]
+        ahead = self._ahead(windows[rows, at[:, 0] - 1], config.horizon)
+        return y, Reading(kept, torch.where(at > 0, ahead, state.ahead), used[:, -1])
+
+    def _ahead(self, windows: Tensor, steps: int) -> Tensor:
+        """(..., L) -> the first `steps` of what `Ridge` forecasts."""
+        last = windows[..., -1:]
+        return (windows - last) @ self.ridge.weight[:steps].mT + last
 
 
 def build(config: Config, *, device=None, dtype=None) -> Ridge:

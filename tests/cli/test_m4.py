@@ -1,0 +1,79 @@
+"""`exgate evaluate m4` on small files: the measures by hand, the table, and files that do not fit."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+
+from exgate.cli import m4, main
+
+SEASON = 4
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = {
+        name: level + 5 * np.tile([1.0, 2.0, 4.0, 3.0], length // 4 + 1)[:length] + rng.normal(size=length)
+        for name, level, length in (("H1", 20.0, 104), ("H2", 200.0, 124))
+    }
+    paths = tmp_path / "train.csv", tmp_path / "test.csv"
+    for path, part in zip(paths, (slice(None, -4), slice(-4, None)), strict=True):
+        widest = max(len(values[part]) for values in rows.values())
+        lines = ["V1," + ",".join(f"V{place + 2}" for place in range(widest))]
+        for name, values in rows.items():
+            cells = [f"{value:.3f}" for value in values[part]]
+            lines.append(",".join([f'"{name}"', *cells, *[""] * (widest - len(cells))]))
+        path.write_text("\n".join(lines) + "\n")
+    return paths
+
+
+def test_the_table(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--season", str(SEASON), "--input-size", "16", "--steps", "3", "--seeds", "2", "--out", str(out)]
+    models = ["patch_xlstm", "patch_xlstm conformal", "ridge", "last season"]
+    assert main(["evaluate", "m4", *map(str, files), "--models", ",".join(models), *words]) == 0
+    found = json.loads((out / "results.json").read_text())
+    assert list(found["models"]) == models
+    assert found["models"]["patch_xlstm"]["seeds"] == 2
+    assert found["models"]["ridge"]["seeds"] == 1
+    before, after = m4.read(*files)
+    last = {name: values[-SEASON:] for name, values in before.items()}
+    expected = m4.measures(before, after, last, SEASON)
+    assert found["models"]["last season"]["sMAPE"]["mean"] == pytest.approx(expected["smape"], rel=1e-4)
+    assert found["models"]["last season"]["MASE"]["mean"] == pytest.approx(expected["mase"], rel=1e-4)
+    assert 0 <= found["models"]["ridge"]["coverage"]["80"]["mean"] <= 1
+    assert "inside of 95 %" in (out / "table.md").read_text()
+    assert (out / "picture.png").stat().st_size > 5_000
+    assert "Naive2" in capsys.readouterr().out
+
+
+def test_measures_by_hand():
+    before, after = {"a": np.array([1.0, 2.0, 4.0, 7.0])}, {"a": np.array([3.0, 6.0])}
+    found = m4.measures(before, after, {"a": np.array([5.0, 6.0])}, 1)
+    assert found == {"smape": pytest.approx(200 * 2 / 8 / 2), "mase": pytest.approx(1 / 2)}
+
+
+def test_naive2_divides_out_what_repeats():
+    wave = np.tile([1.0, 2.0, 3.0, 2.0], 20) * np.linspace(1, 2, 80)
+    before, after = {"a": wave[:70]}, {"a": np.array([3.0, 2.0, 1.0, 2.0]) * 70 / 79 + 0.0}
+    seasonal = m4.naive2(before, {"a": np.tile([3.0, 2.0, 1.0, 2.0], 1) * (1 + 69 / 79)}, 4)
+    assert seasonal["smape"] < 2.0
+    noise = {"a": 5 + np.random.default_rng(1).normal(size=70)}
+    plain = m4.measures(noise, after, {"a": np.full(4, noise["a"][-1])}, 4)
+    assert m4.naive2(noise, after, 4) == plain
+
+
+def test_files_that_do_not_fit_are_named(files, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text("V1,V2\nH1,3\nH9,4\n")
+    with pytest.raises(ValueError, match="H2 is in one alone"):
+        m4.read(files[0], other)
+    other.write_text("V1,V2,V3\nH1,3\nH2,4,5\n")
+    with pytest.raises(ValueError, match="different numbers of steps"):
+        m4.read(files[0], other)
+    other.write_text("V1,V2,V3\nH1,,3\nH2,4,5\n")
+    with pytest.raises(ValueError, match=r"line 2: could not convert .* Behind the name there are numbers"):
+        m4.read(files[0], other)
