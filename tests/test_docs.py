@@ -43,7 +43,7 @@ def test_readme_has_its_five_examples():
 def test_commands_exist(page: Path):
     from exgate.cli import commands
 
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for _, text in blocks(page, "console"):
         for line in text.splitlines():
             for command in line.split("&&"):

@@ -28,20 +28,12 @@ LEVELS = (80, 95)
 # Arguments of `Forecaster`; "naive" repeats the last season.
 MODELS: dict[str, dict[str, Any]] = {
     "patch_xlstm": {"learning_rate": 1e-3, "batch_size": 64, "dropout": 0.1},
-    "patch_xlstm conformal": {
-        "model": "patch_xlstm",
-        "intervals": "conformal",
-        "learning_rate": 1e-3,
-        "batch_size": 64,
-        "dropout": 0.1,
-    },
-    "lstm": {"model": "lstm_direct", "learning_rate": 1e-3, "batch_size": 64},
     "dlinear": {"model": "dlinear", "learning_rate": 1e-3, "batch_size": 64},
     "ridge": {"model": "ridge"},
     "last season": {"model": "naive"},
     "AutoETS": {"model": "AutoETS"},
 }
-LEARNT = ("patch_xlstm", "patch_xlstm conformal", "lstm", "dlinear")
+LEARNT = ("patch_xlstm", "dlinear")
 
 
 @dataclass(frozen=True, kw_only=True)

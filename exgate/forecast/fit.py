@@ -6,11 +6,14 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from exgate.forecast.windows import Rows, Series, Units, evenly
 from exgate.layers.series import filled
@@ -31,6 +34,8 @@ class Budget:
         steps, batch: of training, and windows in each.
         rate: the largest learning rate, after a tenth of the steps; then a cosine to a hundredth of it.
         weight_decay, clip: of AdamW, and the gradient's largest norm.
+        average: share that a running average of the weights keeps at each step (less in the first ones); the average is
+            what is scored and kept. 0: the weights themselves.
         check: steps between two looks at the validation block; patience: how many without a better one end training.
         rows: windows of the validation block, evenly spaced, at most.
         seed: of the windows.
@@ -42,6 +47,7 @@ class Budget:
     rate: float = 2e-3
     weight_decay: float = 0.01
     clip: float = 1.0
+    average: float = 0.0
     check: int = 50
     patience: int = 6
     rows: int = 512
@@ -93,6 +99,7 @@ def train(
     optimiser = torch.optim.AdamW(parameter_groups(model, budget.weight_decay), lr=budget.rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, budget.steps))
     kept, best, looks, losses = None, math.inf, [], []
+    averaged = AveragedModel(model, multi_avg_fn=partial(_toward, budget.average))
     for step in range(1, budget.steps + 1):
         model.train()
         rows = series.rows(places[rng.integers(0, len(places), budget.batch)], steps, horizon, units=budget.units)
@@ -104,17 +111,17 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), budget.clip)
         optimiser.step()
         schedule.step()
+        averaged.update_parameters(model)
         losses.append(value.item())
         if on_step is not None:
             on_step(step, losses[-1])
         if len(held) and (step % budget.check == 0 or step == budget.steps):
-            looks.append((step, score(model, series, held, steps, horizon, units=budget.units)))
+            looks.append((step, score(averaged.module, series, held, steps, horizon, units=budget.units)))
             if looks[-1][1] < best:
-                best, kept = looks[-1][1], (step, copy.deepcopy(model.state_dict()))
+                best, kept = looks[-1][1], (step, copy.deepcopy(averaged.module.state_dict()))
             elif kept is not None and step - kept[0] >= budget.patience * budget.check:
                 break
-    if kept is not None:
-        model.load_state_dict(kept[1])
+    model.load_state_dict(averaged.module.state_dict() if kept is None else kept[1])
     return History(validation=looks, best=kept[0] if kept else len(losses), training=losses)
 
 
@@ -176,6 +183,12 @@ def _shortened(rows: Rows, patch: int, rng: np.random.Generator) -> Rows:
     future = rows.known.future
     known = rows.known._replace(future=None if future is None else future[:, : rows.read.shape[1] + horizon])
     return rows._replace(follow=rows.follow[:, :horizon], known=known)
+
+
+def _toward(average: float, mean: Any, weights: Any, steps: Any) -> None:
+    """Move the means of all weights toward them, after so many steps."""
+    share = min(average, (1 + int(steps)) / (10 + int(steps)))
+    torch._foreach_lerp_(mean, weights, 1 - share)
 
 
 def _share(step: int, steps: int, warmup: float = 0.1, floor: float = 0.01) -> float:

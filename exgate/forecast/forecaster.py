@@ -57,7 +57,7 @@ class Forecaster:
             long. Of patches, a multiple of the patch.
         quantiles: levels that are learnt (`patch_xlstm`) or calibrated; others between them are interpolated.
         intervals: "quantiles": as learnt; "conformal": moved so that they hold on the validation block (split
-            conformal, each step of the horizon by itself). None: what the model has.
+            conformal, each step of the horizon by itself). None: the second where series have room for it.
         hist_exog_list, futr_exog_list: numeric columns known up to now, and known ahead; stat_exog_list: columns of
             `static_df`, numbers or categories. For `patch_xlstm` alone.
         id_col, time_col, target_col: names of the columns.
@@ -131,9 +131,10 @@ class Forecaster:
         Args:
             df: long, with the columns that were named.
             static_df: one row per series, with `stat_exog_list`.
-            val_size: steps at the end of each series that are not learnt from, and on which the best weights are
-                chosen, or intervals calibrated; None: two horizons where the longest series has ten, else one, else
-                none, or as many as calibration needs.
+            val_size: steps at the end of each series on which the best weights are chosen and intervals calibrated, of
+                a network that has not learnt from them. Where that is more than a tenth of the longest series, it is
+                learnt anew from everything, for as many steps as were best. None: two horizons where the longest series
+                has ten, else one, else none, or as many as calibration needs.
             on_step: called with the step and its loss.
         Raises:
             ValueError: the data are not as they should be; each reason is said with what to do.
@@ -150,15 +151,25 @@ class Forecaster:
             )
         steps, network = self._reach(longest - validation), copy.copy(self.network)
         series = known.series(data, static, device=self.device)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.budget.seed)
-            module = network.build(steps, self.h, known.sizes()).to(self.device)
-            history = fitting.train(
-                module, series, steps=network.steps, horizon=self.h, validation=validation, budget=self.budget,
-                on_step=on_step,
-            )  # fmt: skip
-        module.eval()
-        network.calibrate(series, self.h, validation)
+
+        def learnt(validation: int, budget: Budget) -> History:
+            with torch.random.fork_rng():
+                torch.manual_seed(budget.seed)
+                module = network.build(steps, self.h, known.sizes()).to(self.device)
+                history = fitting.train(
+                    module, series, steps=network.steps, horizon=self.h, validation=validation, budget=budget,
+                    on_step=on_step,
+                )  # fmt: skip
+            module.eval()
+            return history
+
+        history = learnt(validation, self.budget)
+        again = 10 * validation > longest and not network.exact
+        network.calibrate(series, self.h, validation, alike=again)
+        if again:
+            offsets = network.offsets
+            learnt(0, replace(self.budget, steps=history.best))
+            network.offsets = offsets
         # Only now: what fails leaves what was there.
         self.network, self.history, self._known, self._static = network, history, known, static
         self._polars = is_polars(df)
@@ -284,9 +295,10 @@ class Forecaster:
     def _held_back(self, longest: int) -> int:
         """Steps of the validation block where nobody says how many."""
         horizons = 2 if longest >= 10 * self.h else 1 if longest >= 5 * self.h else 0
-        if self.network.intervals != "conformal":
+        least = self.h + FEWEST - 1
+        if self.network.intervals == "quantiles" or (self.network.intervals is None and longest < 4 * least):
             return horizons * self.h
-        return max(horizons * self.h, self.h + FEWEST - 1, min(self.h + ENOUGH - 1, longest // 4))
+        return max(horizons * self.h, least, min(self.h + ENOUGH - 1, longest // 4))
 
     def _reach(self, longest: int) -> int:
         """Steps that are read where nobody says how many; a tenth of the longest series is left to be forecast."""

@@ -36,7 +36,8 @@ class Contender:
 
     Args:
         steps: L, of the windows that are read.
-        options: fields of its config; choices: sets of further ones, and of `Budget`, of which validation takes one.
+        options: fields of its config; choices: sets of further ones, of fields of `Budget`, and of steps to `read`, of
+            which validation takes one.
         mixed: a window has all series; else each series is a window of its own.
         once: one model forecasts every horizon, those up to the longest; else there is one for each.
         budget: of its training.
@@ -54,9 +55,9 @@ class Contender:
 _TIME = {"model": "xlstm_time", "steps": 512, "mixed": True}
 CONTENDERS = {
     "patch_xlstm": Contender(
-        model="patch_xlstm", steps=384, once=True, options={"dropout": 0.2},
-        choices=({"patch": 48, "rate": 5e-4}, {"patch": 96, "rate": 1e-3}),
-        budget={"steps": 1000, "batch": 64, "check": 100, "weight_decay": 0.05},
+        model="patch_xlstm", once=True, options={"dropout": 0.2},
+        choices=({"patch": 48, "rate": 5e-4}, {"patch": 96, "read": 384, "rate": 1e-3}),
+        budget={"steps": 1000, "batch": 64, "check": 100, "rows": 1024, "weight_decay": 0.05, "average": 0.99},
     ),
     "xlstm_time": Contender(
         **_TIME, choices=({"rate": 1e-3}, {"rate": 3e-4}), budget={"steps": 200, "batch": 64, "check": 25}
@@ -70,7 +71,8 @@ CONTENDERS = {
         budget={"steps": 1000, "batch": 64, "check": 100},
     ),
     "lstm": Contender(
-        model="lstm_direct", mixed=True, choices=({"rate": 3e-3}, {"rate": 1e-3}),
+        model="lstm_direct", steps=192, mixed=True, options={"hidden": 64, "layers": 1},
+        choices=({"rate": 3e-3}, {"rate": 1e-3}),
         budget={"steps": 300, "batch": 64, "check": 50},
     ),
     "ridge": Contender(model="ridge"),
@@ -89,13 +91,13 @@ def configure(name: str, choice: dict[str, Any], *, horizons: Sequence[int], sea
     contender = CONTENDERS[name]
     budget = Budget(**contender.budget, seed=seed)
     fields = set(Budget.__dataclass_fields__) - {"units"}
-    options = contender.options | {key: value for key, value in choice.items() if key not in fields}
+    options = contender.options | {key: value for key, value in choice.items() if key not in fields | {"read"}}
     if name == "last season":
         options["season"] = season
     budget = replace(budget, **{key: value for key, value in choice.items() if key in fields})
     return {
-        "model": contender.model, "steps": contender.steps, "mixed": contender.mixed, "options": options,
-        "budget": {key: getattr(budget, key) for key in sorted(fields)}, "horizons": list(horizons),
+        "model": contender.model, "steps": choice.get("read", contender.steps), "mixed": contender.mixed,
+        "options": options, "budget": {key: getattr(budget, key) for key in sorted(fields)}, "horizons": list(horizons),
     }  # fmt: skip
 
 

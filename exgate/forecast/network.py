@@ -36,7 +36,7 @@ class Network:
     Args:
         name: of a file in `exgate.models`.
         quantiles: levels, rising.
-        intervals: "quantiles" or "conformal"; None: what the network has.
+        intervals: "quantiles" or "conformal"; None: conformal where the validation block has room, else quantiles.
         options: fields of its config.
     Raises:
         ValueError: there is no such network, or it has no such option or intervals.
@@ -54,8 +54,8 @@ class Network:
         self.name, self.patched = name, name == "patch_xlstm"
         self.label = NETWORKS[name][0]
         self.quantiles, self.options = tuple(float(level) for level in quantiles), dict(options)
-        self.intervals = ("quantiles" if self.patched else "conformal") if intervals is None else intervals
-        if self.intervals not in INTERVALS or (self.intervals == "quantiles" and not self.patched):
+        self.intervals = "conformal" if intervals is None and not self.patched else intervals
+        if self.intervals not in (None, *INTERVALS) or (self.intervals == "quantiles" and not self.patched):
             raise ValueError(
                 f"Forecaster: intervals are {intervals!r}; {name} has "
                 + ("'quantiles' and 'conformal'." if self.patched else "'conformal': it forecasts no quantiles.")
@@ -71,7 +71,8 @@ class Network:
             )
         self.module: Any = None
         self.steps = 0
-        self.offsets: np.ndarray | None = None  # (H, Q) in deviations: what is added to a quantile, or to the point
+        self.offsets: np.ndarray | None = None  # (H, Q) in deviations: what is added to a quantile, or to the point,
+        self.centred = False  # of which to the point
 
     @property
     def source(self) -> Any:
@@ -105,18 +106,21 @@ class Network:
         self.module, self.steps, self.offsets = io.build(config), steps, None
         return self.module
 
-    def calibrate(self, series: Series, horizon: int, validation: int) -> None:
+    def calibrate(self, series: Series, horizon: int, validation: int, *, alike: bool = False) -> None:
         """Offsets so that each quantile holds on the validation block, where intervals are conformal.
 
         The level's own quantile of the errors over windows, at each step of the horizon; errors are in deviations of
-        what was read.
+        what was read. `alike`: of the median, and on both sides alike; for a network that is learnt anew, has other
+        quantiles and does not share the bias of this one.
         """
-        if self.intervals != "conformal":
+        if self.intervals == "quantiles":
             return
         places = series.places(self.steps, horizon, first=-validation)[: None if validation >= horizon else 0]
         if self.exact:  # it has learnt from none
             places = series.places(self.steps, horizon, first=self.steps)
         places = evenly(places, MOST)
+        if len(places) < FEWEST and self.intervals is None:
+            return
         if len(places) < FEWEST:
             raise ValueError(
                 f"Forecaster: conformal intervals need {FEWEST} windows in the validation block; it has {len(places)}. "
@@ -125,6 +129,10 @@ class Network:
         batches = series.batches(places, ROWS, self.steps, horizon)
         errors = [(rows.follow[..., None] - self._raw(rows, horizon))[:, :, 0] for rows in batches]
         error = torch.cat(errors).double().cpu().numpy()
+        self.centred = alike
+        if alike:
+            error = interpolated(error, self.quantiles, [0.5]) if self.patched else error
+            error = np.concatenate([error, -error])
         levels = [_ranked(level, len(error)) for level in self.quantiles]
         each = [
             np.nanquantile(error[..., min(place, error.shape[-1] - 1)], level, 0) for place, level in enumerate(levels)
@@ -151,6 +159,7 @@ class Network:
         point = interpolated(answer, self.quantiles, [0.5])[..., 0] if self.patched else answer[..., 0]
         if self.offsets is not None:
             steps = np.minimum(np.arange(horizon), len(self.offsets) - 1)  # beyond the trained horizon: the last one's
+            answer = point[..., None] if self.centred else answer
             answer = answer + self.offsets[steps] * series.rows(places, self.steps, 0).units.spread
         return point, np.sort(answer, -1)
 

@@ -56,7 +56,7 @@ def save(forecaster: Forecaster, path: str | os.PathLike[str]) -> Path:
     text = {
         "h": forecaster.h, "alias": forecaster.alias, "polars": forecaster._polars,
         "network": {"name": network.name, "quantiles": network.quantiles, "intervals": network.intervals,
-                    "options": network.options, "steps": network.steps},
+                    "options": network.options, "steps": network.steps, "centred": network.centred},
         "columns": dataclasses.asdict(forecaster.columns),
         "budget": dataclasses.asdict(forecaster.budget),
         "history": None if forecaster.history is None else dataclasses.asdict(forecaster.history),
@@ -111,6 +111,7 @@ def _made(text: dict[str, Any], device: torch.device | str) -> Forecaster:
         alias=text["alias"], hist_exog_list=columns.hist, futr_exog_list=columns.futr, stat_exog_list=columns.stat,
         id_col=columns.unique_id, time_col=columns.ds, target_col=columns.y, **_tuples(network["options"]),
     )  # fmt: skip
+    made.network.centred = network["centred"]
     made.budget, made._known = Budget(**text["budget"]), Known(**text["known"] | {"columns": columns})
     made._polars = text["polars"]
     if text["history"] is not None:

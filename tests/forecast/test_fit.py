@@ -80,3 +80,26 @@ def test_what_cannot_be_is_said():
         model.linear.trend.bias.fill_(torch.inf)
     with pytest.raises(ValueError, match="the loss is inf at step 1"):
         fit.train(model, waves(), steps=16, horizon=6, validation=30, budget=FEW)
+
+
+def test_a_running_average_of_the_weights_is_kept():
+    series, seen = waves(), []
+
+    def train(average):
+        torch.manual_seed(0)
+        model = dlinear.build(MODELS["dlinear"])
+        budget = Budget(steps=4, batch=4, rate=0.1, average=average)
+
+        def look(*_):
+            seen.append(model.linear.trend.weight.detach().clone())
+
+        fit.train(model, series, steps=16, horizon=6, validation=0, budget=budget, on_step=look)
+        return model.linear.trend.weight.detach()
+
+    plain = train(0.0)
+    assert len(seen) == 4
+    torch.testing.assert_close(plain, seen[-1], rtol=0, atol=0)
+    expected = seen[0]
+    for count, weight in enumerate(seen[1:4], 1):
+        expected = expected.lerp(weight, 1 - min(0.2, (1 + count) / (10 + count)))
+    torch.testing.assert_close(train(0.2), expected)
