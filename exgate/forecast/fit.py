@@ -39,7 +39,8 @@ class Budget:
         check: steps between two looks at the validation block; patience: how many without a better one end training.
         rows: windows of the validation block, evenly spaced, at most.
         seed: of the windows.
-        units: what errors count in; None: each window's own, so that all series weigh alike.
+        units: what windows are in; None: each its own, so that all series weigh alike. `PatchXLSTM` has scales of its
+            own, in which its loss counts; its linear forecast is solved in these units.
     """
 
     steps: int = 1000

@@ -34,6 +34,7 @@ from exgate.forecast.network import ENOUGH, FEWEST, Network, interpolated
 
 QUANTILES = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 PARTS = ("times", "values", "hist", "futr")  # of a panel, one array for each series
+AVERAGE = 0.99  # of the running average of weights, which is what forecasts
 SHORTEST = 64  # steps that are read at least, where the series have them
 
 
@@ -86,7 +87,7 @@ class Forecaster:
         target_col: str = "y",
         max_steps: int = 1000,
         batch_size: int = 32,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 1e-3,
         val_check_steps: int = 50,
         early_stop_patience_steps: int = 6,
         random_seed: int = 0,
@@ -105,7 +106,7 @@ class Forecaster:
         )  # fmt: skip
         self.budget = Budget(
             steps=max_steps, batch=batch_size, rate=learning_rate, check=val_check_steps,
-            patience=early_stop_patience_steps, seed=random_seed,
+            patience=early_stop_patience_steps, seed=random_seed, average=AVERAGE,
         )  # fmt: skip
         self.network = Network(model, quantiles=tuple(quantiles), intervals=intervals, options=options)
         if self.columns.hist + self.columns.futr + self.columns.stat and not self.network.patched:

@@ -121,7 +121,8 @@ class Series:
         """Where windows can lie: (row, steps before the horizon), (N, 2).
 
         Args:
-            steps: how many steps are read; a row may have fewer before a horizon, half of them at least.
+            steps: how many steps are read; a row may have fewer before a horizon, half of them at least. Of these, at
+                least half of the share is known that is known of the whole row: a long gap is no window.
             first: steps before the first horizon, in place of that; negative: counted from the end.
             leave: steps at the end that no horizon reaches.
         """
@@ -130,6 +131,9 @@ class Series:
             last = len(values) - leave - horizon
             begin = min(steps, max(1, steps // 2)) if first is None else first if first >= 0 else len(values) + first
             ends = np.arange(max(begin, 1), last + 1)
+            known = np.r_[0, (~np.isnan(values)).any(1).cumsum()]
+            begins = np.maximum(0, ends - steps)
+            ends = ends[2 * (known[ends] - known[begins]) * len(values) >= (ends - begins) * known[-1]]
             found.append(np.stack([np.full(len(ends), row), ends], 1))
         return np.concatenate(found) if found else np.zeros((0, 2), int)
 

@@ -57,3 +57,12 @@ def test_windows_count_in_their_own_units_unless_others_are_given(series):
     assert rows.follow[1, 0, 0] == 2.0
     back = rows.units.invert(rows.read.double().numpy())
     np.testing.assert_allclose(back[0], values[0][:2])
+
+
+def test_a_long_gap_is_no_window_and_a_sparse_row_has_windows():
+    values = np.arange(40.0)[:, None]
+    values[10:30] = NAN
+    assert Series(values=[values]).places(8, 1)[:, 1].tolist() == [*range(4, 17), *range(32, 40)]
+    sparse = np.full((40, 1), NAN)
+    sparse[::4] = 1.0
+    assert len(Series(values=[sparse]).places(8, 1)) == 36
