@@ -188,8 +188,8 @@ def _forecast(configuration: dict[str, Any], df: Frame) -> Frame:
     horizon, name = configuration["horizon"], configuration["model"]
     options = dict(MODELS[name])
     if name == "AutoETS":
-        from statsforecast import StatsForecast
-        from statsforecast.models import AutoETS
+        from statsforecast import StatsForecast  # pyright: ignore[reportMissingImports]
+        from statsforecast.models import AutoETS  # pyright: ignore[reportMissingImports]
 
         made = StatsForecast(models=[AutoETS(season_length=configuration["season"])], freq=1)
         return made.forecast(df=df, h=horizon, level=list(LEVELS)).reset_index(drop="unique_id" in df)
@@ -205,7 +205,7 @@ def _forecast(configuration: dict[str, Any], df: Frame) -> Frame:
 
 def _usable(console: Console) -> list[str]:
     try:
-        import statsforecast  # noqa: F401
+        import statsforecast  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         console.print("AutoETS is left out: statsforecast is not installed (pip install 'exgate[stats]').")
         return [name for name in MODELS if name != "AutoETS"]

@@ -189,7 +189,8 @@ def _shortened(rows: Rows, patch: int, rng: np.random.Generator) -> Rows:
 def _toward(average: float, mean: Any, weights: Any, steps: Any) -> None:
     """Move the means of all weights toward them, after so many steps."""
     share = min(average, (1 + int(steps)) / (10 + int(steps)))
-    torch._foreach_lerp_(mean, weights, 1 - share)
+    for slow, fast in zip(mean, weights, strict=True):
+        slow.lerp_(fast, 1 - share)
 
 
 def _share(step: int, steps: int, warmup: float = 0.1, floor: float = 0.01) -> float:

@@ -21,6 +21,7 @@ from exgate.forecast.frame import (
     Index,
     Panel,
     ahead,
+    aligned,
     as_pandas,
     checked,
     is_polars,
@@ -64,6 +65,8 @@ class Forecaster:
         id_col, time_col, target_col: names of the columns.
         max_steps, batch_size, learning_rate, val_check_steps, early_stop_patience_steps, random_seed: of training (see
             `exgate.forecast.fit.Budget`).
+        multivariate: all series are read together and mixed (`patch_xlstm`, `xlstm_time`, `lstm_direct`), over the same
+            times; without covariates. Else each is read by itself.
         device: where the network is.
         alias: its name in answers; None: the name of its class.
     Raises:
@@ -79,6 +82,7 @@ class Forecaster:
         input_size: int | None = None,
         quantiles: Sequence[float] = QUANTILES,
         intervals: str | None = None,
+        multivariate: bool = False,
         hist_exog_list: Sequence[str] = (),
         futr_exog_list: Sequence[str] = (),
         stat_exog_list: Sequence[str] = (),
@@ -111,6 +115,12 @@ class Forecaster:
         self.network = Network(model, quantiles=tuple(quantiles), intervals=intervals, options=options)
         if self.columns.hist + self.columns.futr + self.columns.stat and not self.network.patched:
             raise ValueError(f"Forecaster: {model} has no covariates; patch_xlstm has.")
+        self.multivariate = multivariate
+        if multivariate and self.columns.hist + self.columns.futr + self.columns.stat:
+            raise ValueError(
+                "Forecaster: covariates are of each series, and with multivariate=True all are read as one. Leave one "
+                "of them out; a covariate that is forecast, too, can be a series."
+            )
         self.alias = self.network.label if alias is None else alias
         self.history: History | None = None
         self._known = Known(columns=self.columns)
@@ -140,7 +150,7 @@ class Forecaster:
         Raises:
             ValueError: the data are not as they should be; each reason is said with what to do.
         """
-        data = panel(as_pandas(df), self.columns, self.freq)
+        data = self._laid(df, self.freq)
         static, known = None if static_df is None else as_pandas(static_df), Known(columns=self.columns)
         known.learn(data, static)
         longest = max(len(values) for values in data.values)
@@ -151,12 +161,13 @@ class Forecaster:
                 f"series, which has {longest} steps."
             )
         steps, network = self._reach(longest - validation), copy.copy(self.network)
-        series = known.series(data, static, device=self.device)
+        series = known.series(data, static, device=self.device, together=self.multivariate)
+        sizes = known.sizes() | ({"channels": len(data)} if self.multivariate else {})
 
         def learnt(validation: int, budget: Budget) -> History:
             with torch.random.fork_rng():
                 torch.manual_seed(budget.seed)
-                module = network.build(steps, self.h, known.sizes()).to(self.device)
+                module = network.build(steps, self.h, sizes).to(self.device)
                 history = fitting.train(
                     module, series, steps=network.steps, horizon=self.h, validation=validation, budget=budget,
                     on_step=on_step,
@@ -204,10 +215,16 @@ class Forecaster:
         readers, polars = self._readers, self._polars
         static = self._static if static_df is None else as_pandas(static_df)
         if df is not None:
-            data, readers, polars = panel(as_pandas(df), self.columns, data.freq), [], is_polars(df)
+            fitted, data = data, self._laid(df, data.freq)
+            readers, polars = [], is_polars(df)
+            if self.multivariate and data.ids != fitted.ids:
+                raise ValueError(
+                    f"Forecaster: it reads the series {some(fitted.ids)} together; df has {some(data.ids)}. Give the "
+                    "same ones."
+                )
         times = [ahead(known, data.freq, h) for known in data.times]
         futr = self._future(data, times, futr_df) if self.columns.futr else None
-        series = self._known.series(data, static, futr, device=self.device)
+        series = self._known.series(data, static, futr, device=self.device, together=self.multivariate)
         point, answers = self.network.forecast(series, h, readers or None)
         return like(self._answer(data.ids, times, point, answers, level, quantiles), polars)
 
@@ -230,11 +247,12 @@ class Forecaster:
             if name in at:
                 for part in PARTS:  # the first row is the last known time, from which the grid goes on
                     fields[part][place] = _joined(fields[part][place], getattr(new, part)[at[name]][1:])
-        self._panel = replace(known, **fields, notes=[])
+        grown = replace(known, **fields, notes=[])
+        self._panel = aligned(grown) if self.multivariate else grown
         self._trim()
         if self.network.patched:
-            series = self._known.series(self._panel, self._static, device=self.device)
-            ends = [len(values) for values in self._panel.values]
+            series = self._known.series(self._panel, self._static, device=self.device, together=self.multivariate)
+            ends = [len(values) for values in series.values]
             online.advance(self.network.module, self._readers, series, ends, self.network.steps)
         return self
 
@@ -274,10 +292,15 @@ class Forecaster:
             raise ValueError("Forecaster: nothing was fitted. Call fit(df) first, or load a forecaster.")
         return self._panel
 
+    def _laid(self, df: Any, freq: Any) -> Panel:
+        """A frame on grids; on one, where all series are read together."""
+        data = panel(as_pandas(df), self.columns, freq)
+        return aligned(data) if self.multivariate else data
+
     def _remember(self, data: Panel) -> None:
         """Keep what forecasts and updates need of the fitted series."""
         self._panel = data
-        self._readers = [online.Reader() for _ in data.ids]
+        self._readers = [online.Reader() for _ in (data.ids[:1] if self.multivariate else data.ids)]
         self._trim(slack=0)
 
     def _trim(self, slack: int = 2) -> None:
@@ -288,7 +311,8 @@ class Forecaster:
         for place, values in enumerate(known.values):
             drop = (len(values) - 2 * steps - patch) // patch * patch
             if drop > slack * steps:
-                self._readers[place].forget(drop, patch)
+                if place < len(self._readers):  # one for all, where they are read together
+                    self._readers[place].forget(drop, patch)
                 for part in PARTS:
                     fields[part][place] = fields[part][place][drop:]
         self._panel = replace(known, **fields)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,33 @@ def panel(df: Frame, columns: Columns, freq: Any = None, *, empty: bool = False)
     if constant:
         notes.append(f"{len(constant)} series are constant: {some(constant)}")
     return Panel(ids=ids, freq=offset, times=times, values=values, hist=hist, futr=futr, filled=filled, notes=notes)
+
+
+def aligned(data: Panel) -> Panel:
+    """The same series over the same times, from the first of any to the last of any; NaN where one has none.
+
+    Raises:
+        ValueError: times of one series lie between those of another.
+    """
+    pandas = needed()
+    first, last = min(times[0] for times in data.times), max(times[-1] for times in data.times)
+    if isinstance(data.freq, int):
+        grid = pandas.Index(np.arange(first, last + data.freq, data.freq))
+    else:
+        grid = pandas.DatetimeIndex(pandas.date_range(first, last, freq=data.freq))
+    values = []
+    for name, times, own in zip(data.ids, data.times, data.values, strict=True):
+        places = grid.get_indexer(times)
+        if (places < 0).any():
+            raise ValueError(
+                f"forecast: series {name!r} has the time {times[places < 0][0]}, which lies between those of other "
+                "series. Series that are read together need the same times: shift or resample it."
+            )
+        values.append(np.full(len(grid), np.nan))
+        values[-1][places] = own
+    none = np.zeros((len(grid), 0))
+    count = len(data)
+    return replace(data, times=[grid] * count, values=values, hist=[none] * count, futr=[none] * count)
 
 
 def ahead(times: Index, freq: Any, horizon: int) -> Index:

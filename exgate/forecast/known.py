@@ -54,8 +54,9 @@ class Known:
         futr: Sequence[np.ndarray] | None = None,
         *,
         device: torch.device,
+        together: bool = False,
     ) -> Series:
-        """A panel for a network on this device: each series a row of its own.
+        """A panel for a network on this device: each series a row of its own, or `together`, all the channels of one.
 
         `futr` are the known columns to the end of a horizon.
         """
@@ -75,7 +76,7 @@ class Known:
                 ]
                 categories = np.array(parts).T
         return Series(
-            values=[values[:, None] for values in panel.values],
+            values=[np.stack(panel.values, 1)] if together else [values[:, None] for values in panel.values],
             past=[self._standardised(columns.hist, array) for array in panel.hist] if columns.hist else None,
             future=[self._standardised(columns.futr, array) for array in (panel.futr if futr is None else futr)]
             if columns.futr

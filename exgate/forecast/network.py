@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from exgate.forecast import online
-from exgate.forecast.windows import Rows, Series, evenly, joined
+from exgate.forecast.windows import Rows, Series, Units, evenly, joined
 from exgate.layers.series import filled
 from exgate.models import dlinear, io, lstm_direct, naive, patch_xlstm, ridge, xlstm_time
 
@@ -101,7 +101,8 @@ class Network:
             steps = max(steps, options.get("season", 1))
             config = naive.Config(horizon=horizon, **options)
         else:
-            own = {"xlstm_time": {"channels": 1}, "dlinear": {"normalize": True}}.get(self.name, {})
+            channels = {"channels": sizes.get("channels", 1)}
+            own = {"xlstm_time": channels, "lstm_direct": channels, "dlinear": {"normalize": True}}.get(self.name, {})
             config = self.source.Config(**{"steps": steps, "horizon": horizon, **own, **options})
         self.module, self.steps, self.offsets = io.build(config), steps, None
         return self.module
@@ -127,7 +128,7 @@ class Network:
                 f"Hold back more steps: val_size={horizon + FEWEST - 1} or more."
             )
         batches = series.batches(places, ROWS, self.steps, horizon)
-        errors = [(rows.follow[..., None] - self._raw(rows, horizon))[:, :, 0] for rows in batches]
+        errors = [_each(rows.follow[..., None] - self._raw(rows, horizon)) for rows in batches]
         error = torch.cat(errors).double().cpu().numpy()
         self.centred = alike
         if alike:
@@ -142,7 +143,7 @@ class Network:
     def forecast(
         self, series: Series, horizon: int, readers: list[online.Reader] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """After the last values of each row, in their units: what the network says, (S, H), and quantiles (S, H, Q).
+        """After the last values of each series, in their units: what the network says, (S, H), and quantiles (S, H, Q).
 
         What it says is its median, or the one forecast that it has, before quantiles were calibrated. `readers` go on.
         """
@@ -155,12 +156,12 @@ class Network:
             batches = series.batches(places, ROWS, self.steps, horizon, dtype=dtype)
             parts = [(self._raw(rows, horizon), rows.units) for rows in batches]
             raw, units = torch.cat([part for part, _ in parts]), joined([own for _, own in parts])
-        answer = units.invert(raw[:, :, 0].double().cpu().numpy())
+        answer = _each_units(units).invert(_each(raw).double().cpu().numpy())
         point = interpolated(answer, self.quantiles, [0.5])[..., 0] if self.patched else answer[..., 0]
         if self.offsets is not None:
             steps = np.minimum(np.arange(horizon), len(self.offsets) - 1)  # beyond the trained horizon: the last one's
             answer = point[..., None] if self.centred else answer
-            answer = answer + self.offsets[steps] * series.rows(places, self.steps, 0).units.spread
+            answer = answer + self.offsets[steps] * _each_units(series.rows(places, self.steps, 0).units).spread
         return point, np.sort(answer, -1)
 
     @torch.inference_mode()
@@ -173,6 +174,16 @@ class Network:
             answers.append(self.module(read))
             read = torch.cat([read, answers[-1]], 1)[:, -self.steps :]
         return torch.cat(answers, 1)[:, :horizon, :, None]
+
+
+def _each(answers: Tensor) -> Tensor:
+    """(R, H, C, Q) -> (R C, H, Q): each channel as a series of its own."""
+    return answers.movedim(2, 1).flatten(0, 1)
+
+
+def _each_units(units: Units) -> Units:
+    """(R, 1, C) -> (R C, 1, 1)."""
+    return Units(*(part.reshape(-1, 1, 1) for part in units))
 
 
 def _ranked(level: float, count: int) -> float:

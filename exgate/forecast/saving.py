@@ -54,7 +54,8 @@ def save(forecaster: Forecaster, path: str | os.PathLike[str]) -> Path:
         save_file(tensors, file)
     known = {field.name: getattr(forecaster._known, field.name) for field in dataclasses.fields(Known)}
     text = {
-        "h": forecaster.h, "alias": forecaster.alias, "polars": forecaster._polars,
+        "h": forecaster.h, "multivariate": forecaster.multivariate, "alias": forecaster.alias,
+        "polars": forecaster._polars,
         "network": {"name": network.name, "quantiles": network.quantiles, "intervals": network.intervals,
                     "options": network.options, "steps": network.steps, "centred": network.centred},
         "columns": dataclasses.asdict(forecaster.columns),
@@ -107,8 +108,9 @@ def _made(text: dict[str, Any], device: torch.device | str) -> Forecaster:
     network, columns = text["network"], Columns(**_tuples(text["columns"]))
     made = Forecaster(
         network["name"], h=text["h"], freq=text["freq"], input_size=text["input_size"],
-        quantiles=network["quantiles"], intervals=network["intervals"], device=device,
-        alias=text["alias"], hist_exog_list=columns.hist, futr_exog_list=columns.futr, stat_exog_list=columns.stat,
+        quantiles=network["quantiles"], intervals=network["intervals"], multivariate=text["multivariate"],
+        device=device, alias=text["alias"], hist_exog_list=columns.hist, futr_exog_list=columns.futr,
+        stat_exog_list=columns.stat,
         id_col=columns.unique_id, time_col=columns.ds, target_col=columns.y, **_tuples(network["options"]),
     )  # fmt: skip
     made.network.centred = network["centred"]
@@ -193,7 +195,7 @@ def _static(kept: Any, known: Known) -> Any:
 
 def _readers(made: Forecaster, states: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[Reader]:
     panel = made._fitted()
-    readers = [Reader() for _ in panel.ids]
+    readers = [Reader() for _ in (panel.ids[:1] if made.multivariate else panel.ids)]
     if not states:
         return readers
     template, parts = _template(made), {key: {} for key in states}
@@ -213,7 +215,7 @@ def _readers(made: Forecaster, states: dict[str, Any], tensors: dict[str, torch.
 def _template(made: Forecaster) -> PatchState:
     """A state of the network: what those of a file are nested like."""
     network = made.network
-    series = made._known.series(made._fitted(), made._static, device=made.device)
+    series = made._known.series(made._fitted(), made._static, device=made.device, together=made.multivariate)
     rows = series.rows(np.array([[0, len(series.values[0])]]), network.patch, network.patch)
     return network.module(rows.read, None, rows.known)[1]
 

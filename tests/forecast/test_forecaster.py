@@ -290,3 +290,55 @@ def test_short_series_are_learnt_anew_from_everything(monkeypatch, steps, times)
     answer = made.predict(level=[80])
     middle = (answer["DLinear-lo-80"] + answer["DLinear-hi-80"]) / 2
     assert (times == 2) == np.allclose(middle, answer["DLinear"], rtol=1e-5), "errors count on both sides alike"
+
+
+def coupled(steps=200):
+    """Two series over the same hours, of which the second says what the first is four hours later."""
+    lead = np.random.default_rng(0).normal(size=steps + 4).cumsum()
+    ds = pd.date_range("2024-01-01", periods=steps, freq="h")
+    frames = [("a", lead[:steps]), ("b", 100 + 5 * lead[4:])]
+    return pd.concat([pd.DataFrame({"unique_id": name, "ds": ds, "y": y}) for name, y in frames], ignore_index=True)
+
+
+def test_series_are_read_together(tmp_path):
+    df, few = coupled(240), {"h": 4, **QUICK, "max_steps": 80}
+    options = {"patch": 4, **SMALL, "memory": 0}
+    errors = {}
+    for multivariate in (False, True):
+        made = Forecaster(multivariate=multivariate, **few, **options)
+        tested = made.cross_validation(df, n_windows=10, step_size=4)
+        errors[multivariate] = (tested.PatchXLSTM - tested.y)[tested.unique_id == "a"].abs().mean()
+    assert errors[True] < 0.8 * errors[False], errors
+    begun = Forecaster(multivariate=True, **few, **options).fit(df[df.ds < "2024-01-10"])
+    begun = load(save(begun, tmp_path))
+    known = begun.predict()
+    for day in pd.date_range("2024-01-10", periods=3, freq="h"):
+        new = df[df.ds == day]
+        begun.update(new if day.hour != 1 else new[new.unique_id == "b"])
+        hidden = df[(df.ds <= day) & ~((df.ds == "2024-01-10 01:00") & (df.unique_id == "a"))]
+        pd.testing.assert_frame_equal(begun.predict(6), begun.predict(6, df=hidden), rtol=2e-2, atol=0.05)
+    assert not known.equals(begun.predict())
+    with pytest.raises(ValueError, match=r"reads the series .* together; df has 'a'"):
+        begun.predict(df=df[df.unique_id == "a"])
+
+
+@pytest.mark.parametrize("model", ["xlstm_time", "lstm_direct", "ridge"])
+def test_other_networks_read_series_together(model):
+    options = {"xlstm_time": SMALL, "lstm_direct": {"hidden": 16}}.get(model, {})
+    df = coupled(100)
+    made = Forecaster(model, h=4, multivariate=True, **QUICK, **options).fit(
+        df[(df.unique_id == "a") | (df.ds.dt.day > 1)]
+    )
+    answer = made.predict(level=[80])
+    assert answer.groupby("unique_id").size().tolist() == [4, 4]
+    assert (answer[answer.unique_id == "b"][made.alias] > 50).all(), "each in its own units"
+    assert made.network.module.config.__dict__.get("channels", 2) == 2
+
+
+def test_series_that_cannot_be_read_together():
+    with pytest.raises(ValueError, match="covariates are of each series"):
+        Forecaster(h=4, multivariate=True, hist_exog_list=["x"])
+    df = coupled(60)
+    df.loc[df.unique_id == "b", "ds"] += pd.Timedelta(minutes=30)
+    with pytest.raises(ValueError, match=r"series 'b' has the time .*, which lies between those of other series"):
+        Forecaster(h=4, multivariate=True, **QUICK).fit(df)
