@@ -1,5 +1,6 @@
 """`exgate evaluate forecast`: long horizons on files of the literature, by one protocol; no command itself."""
 
+import hashlib
 import math
 import statistics
 from dataclasses import dataclass
@@ -57,9 +58,13 @@ def evaluate(argv: list[str]) -> int:
     for name in models:
         if name not in CONTENDERS:
             raise ValueError(f"evaluate: {unknown(name, CONTENDERS, what='model')}")
-    horizons = sorted({int(suite.positive(word)) for word in suite.listed(arguments.horizons)})
-    if not arguments.files or arguments.seeds < 1:
-        raise ValueError("evaluate: give files of time series, and --seeds of at least 1. See --help.")
+    words = suite.listed(arguments.horizons)
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise ValueError(f"evaluate: --horizons is {arguments.horizons}; it should be whole numbers, as 96,192.")
+    horizons = sorted(set(map(int, words)))
+    if not arguments.files:
+        raise ValueError("evaluate: give files of time series. See --help.")
+    suite.whole(seeds=arguments.seeds, steps=arguments.steps, season=arguments.season, processes=arguments.processes)
     arguments.out.mkdir(parents=True, exist_ok=True)
     console, tables, panels = Console(soft_wrap=True, highlight=False), [], {}
     kept: dict[str, Any] = {}
@@ -85,6 +90,12 @@ def evaluate(argv: list[str]) -> int:
     return 0
 
 
+@lru_cache
+def _checksum(file: Path) -> str:
+    """What tells files of one name apart."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+
+
 @lru_cache(maxsize=2)
 def read(file: Path) -> series.Record:
     return series.read(file)
@@ -105,7 +116,8 @@ def _search(arguments: Arguments, file: Path, models: list[str], horizons: list[
     def wanted(name: str, choice: dict[str, Any], seed: int) -> list[dict[str, Any]]:
         parts = [horizons] if CONTENDERS[name].once else [[horizon] for horizon in horizons]
         return [
-            {"file": record.name} | longterm.configure(name, choice | own, horizons=part, season=season, seed=seed)
+            {"file": record.name, "checksum": _checksum(file)}
+            | longterm.configure(name, choice | own, horizons=part, season=season, seed=seed)
             for part in parts
         ]
 

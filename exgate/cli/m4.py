@@ -4,6 +4,7 @@ The measures are the competition's (Makridakis et al. 2020): sMAPE in percent, M
 those of Naive2 (the last value, seasonally adjusted). Coverage is the share of values inside of an interval.
 """
 
+import hashlib
 import statistics
 import time
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from exgate.forecast.frame import Frame, needed
 from exgate.models.io import unknown
 
 LEVELS = (80, 95)
+TINY = np.finfo(float).tiny  # 0 / 0 is no error
 # Arguments of `Forecaster`; "naive" repeats the last season.
 MODELS: dict[str, dict[str, Any]] = {
     "patch_xlstm": {"learning_rate": 1e-3, "batch_size": 64, "dropout": 0.1},
@@ -67,11 +69,16 @@ def evaluate(argv: list[str]) -> int:
     for name in models:
         if name not in MODELS:
             raise ValueError(f"evaluate: {unknown(name, MODELS, what='model')}")
+    suite.whole(
+        seeds=arguments.seeds, steps=arguments.steps, season=arguments.season, processes=arguments.processes,
+        input_size=arguments.input_size,
+    )  # fmt: skip
     before, after = read(arguments.train, arguments.test)
+    data = hashlib.sha256(arguments.train.read_bytes() + arguments.test.read_bytes()).hexdigest()[:12]
     horizon = len(next(iter(after.values())))
     configurations = [
         {
-            "model": name, "file": arguments.train.name, "series": len(before), "horizon": horizon, "seed": seed,
+            "model": name, "file": arguments.train.name, "checksum": data, "horizon": horizon, "seed": seed,
             "season": arguments.season, "input_size": arguments.input_size or 7 * horizon,
             "steps": arguments.steps if name in LEARNT else 0,
         }
@@ -143,11 +150,19 @@ def measures(
     before: dict[str, np.ndarray], after: dict[str, np.ndarray], points: dict[str, np.ndarray], season: int
 ) -> dict[str, float]:
     """sMAPE in percent and MASE, means over series."""
+    flat = [key for key, each in before.items() if len(each) <= season or (each[season:] == each[:-season]).all()]
+    if flat:
+        raise ValueError(
+            f"m4: {flat[0]} is no longer than a season of {season} steps, or repeats it exactly: MASE has no scale. "
+            "Give another --season, or leave the series out."
+        )
     errors = [np.abs(after[key] - points[key]) for key in after]
     sizes = [np.abs(after[key]) + np.abs(points[key]) for key in after]
     scales = [np.abs(before[key][season:] - before[key][:-season]).mean() for key in after]
     return {
-        "smape": float(np.mean([200 * (error / size).mean() for error, size in zip(errors, sizes, strict=True)])),
+        "smape": float(
+            np.mean([200 * (error / np.maximum(size, TINY)).mean() for error, size in zip(errors, sizes, strict=True)])
+        ),
         "mase": float(np.mean([error.mean() / scale for error, scale in zip(errors, scales, strict=True)])),
     }
 
@@ -192,7 +207,7 @@ def _forecast(configuration: dict[str, Any], df: Frame) -> Frame:
         from statsforecast.models import AutoETS  # pyright: ignore[reportMissingImports]
 
         made = StatsForecast(models=[AutoETS(season_length=configuration["season"])], freq=1)
-        return made.forecast(df=df, h=horizon, level=list(LEVELS)).reset_index(drop="unique_id" in df)
+        return made.forecast(df=df, h=horizon, level=list(LEVELS)).reset_index()
     model = options.pop("model", name)
     if model == "naive":
         options["season"] = configuration["season"]

@@ -299,6 +299,13 @@ def listed(words: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def whole(**numbers: int | None) -> None:
+    """Says which number is less than 1."""
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ValueError(f"evaluate: --{name.replace('_', '-')} is {value}; it should be at least 1.")
+
+
 def positive(word: str) -> float:
     try:
         value = float(word)

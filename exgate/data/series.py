@@ -114,7 +114,8 @@ def wide(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """A csv file with a head and a row for each series, as M4 has it: its name, then its values, and nothing behind.
 
     Raises:
-        ValueError: the file is not there, a value is not a number, or one is missing before the last.
+        ValueError: the file is not there, a value is no finite number, one is missing before the last, or a name is
+            there twice.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -127,9 +128,13 @@ def wide(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         while cells[-1] == "":
             cells.pop()
         try:
-            found[cells[0]] = np.array([float(cell) for cell in cells[1:]])
+            values = np.array([float(cell) for cell in cells[1:]])
         except ValueError as error:
             raise ValueError(f"series: {path}, line {number}: {error}. Behind the name there are numbers.") from None
+        if cells[0] in found or not np.isfinite(values).all():
+            odd = "is there twice" if cells[0] in found else "has values that are not finite"
+            raise ValueError(f"series: {path}, line {number}: {cells[0]} {odd}.")
+        found[cells[0]] = values
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from exgate import figure
 from exgate.forecast.forecaster import Forecaster
-from exgate.forecast.frame import Columns, Frame, Panel, as_pandas, is_polars, like, named, panel
+from exgate.forecast.frame import Columns, Frame, Panel, aligned, as_pandas, is_polars, like, named, panel
 from exgate.forecast.windows import evenly
 
 
@@ -48,6 +48,8 @@ def cross_validation(
     if n_windows < 1 or step < 1:
         raise ValueError(f"cross_validation: n_windows={n_windows} and step_size={step} should be at least 1.")
     whole = panel(as_pandas(df), columns, forecaster.freq)
+    if forecaster.multivariate:
+        whole = aligned(whole)
     ends = {name: len(times) for name, times in zip(whole.ids, whole.times, strict=True)}
     needed = h + (n_windows - 1) * step
     short = [name for name, count in ends.items() if count <= needed]

@@ -88,10 +88,10 @@ def train(
     places = series.places(steps, horizon, leave=validation)
     if not len(places):
         raise ValueError(_none(series, steps, horizon, validation))
-    if isinstance(model, Ridge) and not _solve(model, series, places, budget.units):
+    if isinstance(model, Ridge) and not _solve(model, series, places, validation, budget.units):
         raise ValueError(_none(series, steps, horizon, validation))
     if isinstance(model, PatchXLSTM) and model.base is not None:
-        _solve(model.base.ridge, series, places, budget.units)
+        _solve(model.base.ridge, series, places, validation, budget.units)
     if isinstance(model, Naive | Ridge):
         return History(validation=[], best=0, training=[])
     held = series.places(steps, horizon, first=-validation) if validation >= horizon else places[:0]
@@ -138,10 +138,10 @@ def score(
     return total / len(places)
 
 
-def _solve(model: Ridge, series: Series, places: np.ndarray, units: Units | None) -> bool:
-    """Solve it for the windows at `places` that are whole; whether there were any."""
+def _solve(model: Ridge, series: Series, places: np.ndarray, validation: int, units: Units | None) -> bool:
+    """Solve it for the windows at `places` that are whole and end before the last steps; whether there were any."""
     steps, horizon = model.config.steps, model.config.horizon
-    ends = np.array([len(values) for values in series.values])
+    ends = np.array([len(values) - validation for values in series.values])
     places = places[(places[:, 1] >= steps) & (places[:, 1] + horizon <= ends[places[:, 0]])]
     batches = series.batches(places, PART, steps, horizon, units=units, dtype=torch.float64)
     if len(places):

@@ -231,7 +231,8 @@ class Forecaster:
     def update(self, df: Any) -> Forecaster:
         """Go on with new observations of the fitted series, without learning; returns this forecaster.
 
-        Times may be left out (they count as missing), and series may be without news. The states of the network move by
+        Times may be left out (they count as missing), and series may be without news; with multivariate=True these are
+        then missing for good, for all go on together. The states of the network move by
         the new patches alone (`exgate.forecast.online`); of each series the values that they need are kept.
 
         Raises:

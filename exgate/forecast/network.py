@@ -94,8 +94,8 @@ class Network:
         if self.patched:
             patch = options.setdefault("patch", max(1, min(max(horizon, SHORT), LONG, steps // 3)))
             steps = max(1, round(steps / patch)) * patch
-            if "memory" not in options:  # a linear forecast of all that is read, for the whole horizon
-                options |= {"memory": steps // patch, "leads": math.ceil(horizon / patch)}
+            options.setdefault("memory", steps // patch)  # a linear forecast of all that is read, for the whole horizon
+            options.setdefault("leads", math.ceil(horizon / patch))
             config = patch_xlstm.Config(**{"quantiles": self.quantiles, **sizes, **options})
         elif self.name == "naive":
             steps = max(steps, options.get("season", 1))

@@ -91,7 +91,8 @@ class Series:
         """The windows at `places` (B, 2): (row, how many of its steps lie before the horizon).
 
         Args:
-            units: of the values; None: each window's own, of what it reads.
+            units: of the values; None: each window's own, of what it reads. What follows a series that then has less
+                than two values is left out: it would count in no units.
         """
 
         def tensor(array: np.ndarray, dtype: torch.dtype = dtype) -> Tensor:
@@ -102,7 +103,10 @@ class Series:
 
         which = places[:, 0]
         whole = cut(self.values, steps, horizon)
-        units = own_units(whole[:, :steps]) if units is None else units
+        if units is None:
+            units = own_units(whole[:, :steps])
+            unmeasured = (~np.isnan(whole[:, :steps])).sum(1, keepdims=True) < min(2, steps)
+            whole = np.concatenate([whole[:, :steps], np.where(unmeasured, np.nan, whole[:, steps:])], 1)
         values = tensor((whole - units.middle) / units.spread)
         known = Covariates(
             past=None if self.past is None else tensor(cut(self.past, steps, 0)),
@@ -123,13 +127,14 @@ class Series:
         Args:
             steps: how many steps are read; a row may have fewer before a horizon, half of them at least. Of these, at
                 least half of the share is known that is known of the whole row: a long gap is no window.
-            first: steps before the first horizon, in place of that; negative: counted from the end.
+            first: steps before the first horizon, in place of that; negative: counted from the end, but no fewer.
             leave: steps at the end that no horizon reaches.
         """
         found = []
         for row, values in enumerate(self.values):
             last = len(values) - leave - horizon
-            begin = min(steps, max(1, steps // 2)) if first is None else first if first >= 0 else len(values) + first
+            least = min(steps, max(1, steps // 2))
+            begin = least if first is None else first if first >= 0 else max(least, len(values) + first)
             ends = np.arange(max(begin, 1), last + 1)
             known = np.r_[0, (~np.isnan(values)).any(1).cumsum()]
             begins = np.maximum(0, ends - steps)

@@ -17,7 +17,7 @@ from exgate.layers.stack import reset_parameters
 from exgate.models import xlstm
 from exgate.models.lm import layout, materialise
 from exgate.models.ridge import PatchRidge
-from exgate.ops.state import State
+from exgate.ops.state import State, map_state
 
 SMALL = 0.1
 
@@ -178,7 +178,8 @@ class PatchXLSTM(nn.Module):
         u, stack = self.stack(u, before, reset=reset)
         y = self.out(self.norm(u)).unflatten(-1, (self.config.patch, self.config.channels, -1)).flatten(1, 2)
         if self.base is not None:
-            base, linear = self.base(x.mT.flatten(0, 1), linear)
+            base, linear = self.base(x.mT.flatten(0, 1), map_state(lambda part: part.flatten(0, 1), linear))
+            linear = map_state(lambda part: part.unflatten(0, (len(x), -1)), linear)  # rows first, as all states
             y = y + base.unflatten(0, (len(x), -1)).mT[..., None]
         y = y.sort(-1).values
         return own._replace(mean=own.mean[..., None], deviation=own.deviation[..., None]).invert(y), PatchState(

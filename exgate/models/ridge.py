@@ -121,20 +121,25 @@ class PatchRidge(nn.Module):
         rows = torch.arange(len(x), device=x.device)
         before = state.ahead.unflatten(1, (leads, patch))[rows, state.used]
         far = place[used > 0].unique().tolist()  # few: most forecasts are of the next patch alone
+        # What follows a gap reads its forecast and needs another pass; at the end, so does each further forecast.
+        begun = F.pad(~empty, (1, 0)).cummax(1).values[:, :-1] | ~state.values.isnan().all(1, keepdim=True)
+        made = empty & begun & (((missing - 1) % leads == 0) | (number == 0))
+        open_end = (empty & begun)[:, -1] & (used[:, -1] > 0)
+        passes = 1 + int((made.sum(1) - open_end.long()).clamp_min(0).max())
         y, windows = x, x
-        for _ in range(1 + int(missing.max()) // leads):
+        for _ in range(passes):
             windows = filled(whole[..., None])[:, patch:, 0].unfold(1, config.steps, patch)
             y = self._ahead(windows, patch)
             for at in far:
-                made = (self._ahead(windows[:, at - 1], config.horizon) if at else state.ahead).unflatten(
+                further = (self._ahead(windows[:, at - 1], config.horizon) if at else state.ahead).unflatten(
                     1, (leads, -1)
                 )
                 here = (place == at) & (used > 0)
-                y = torch.where(here[..., None], made[rows[:, None], used], y)
+                y = torch.where(here[..., None], further[rows[:, None], used], y)
             y = y.flatten(1)
             whole = torch.where(gap, torch.cat([state.values, before, y[:, :-patch]], 1), whole)
-        begun = (~whole.isnan()).cummax(1).values
-        kept = torch.where(begun, filled(whole[..., None])[..., 0], math.nan)[:, -config.steps :]
+        since = (~whole.isnan()).cummax(1).values
+        kept = torch.where(since, filled(whole[..., None])[..., 0], math.nan)[:, -config.steps :]
         at = place[:, -1:]
         ahead = self._ahead(windows[rows, at[:, 0] - 1], config.horizon)
         return y, Reading(kept, torch.where(at > 0, ahead, state.ahead), used[:, -1])

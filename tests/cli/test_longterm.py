@@ -73,5 +73,8 @@ def test_nothing_of_the_test_part_is_learnt(file):
 def test_what_is_wrong_is_said(file, capsys):
     assert main(["evaluate", "forecast", str(file), "--models", "patch_xlstn"]) != 0
     assert "unknown model 'patch_xlstn'. Did you mean 'patch_xlstm'" in capsys.readouterr().err
+    for words, said in ((["--seeds", "0"], "--seeds is 0"), (["--horizons", "8,abc"], "it should be whole numbers")):
+        assert main(["evaluate", "forecast", str(file), *words]) != 0
+        assert said in capsys.readouterr().err
     assert main(["evaluate", "forecast"]) != 0
     assert "give files" in capsys.readouterr().err

@@ -74,6 +74,11 @@ def test_files_that_do_not_fit_are_named(files, tmp_path):
     other.write_text("V1,V2,V3\nH1,3\nH2,4,5\n")
     with pytest.raises(ValueError, match="different numbers of steps"):
         m4.read(files[0], other)
+    other.write_text("V1,V2\nH1,3\nH1,4\n")
+    with pytest.raises(ValueError, match="line 3: H1 is there twice"):
+        m4.read(files[0], other)
+    with pytest.raises(ValueError, match="a is no longer than a season of 4 steps"):
+        m4.measures({"a": np.ones(4)}, {"a": np.ones(2)}, {"a": np.ones(2)}, 4)
     other.write_text("V1,V2,V3\nH1,,3\nH2,4,5\n")
     with pytest.raises(ValueError, match=r"line 2: could not convert .* Behind the name there are numbers"):
         m4.read(files[0], other)

@@ -302,7 +302,7 @@ def coupled(steps=200):
 
 def test_series_are_read_together(tmp_path):
     df, few = coupled(240), {"h": 4, **QUICK, "max_steps": 80}
-    options = {"patch": 4, **SMALL, "memory": 0}
+    options = {"patch": 4, **SMALL}
     errors = {}
     for multivariate in (False, True):
         made = Forecaster(multivariate=multivariate, **few, **options)
@@ -342,3 +342,31 @@ def test_series_that_cannot_be_read_together():
     df.loc[df.unique_id == "b", "ds"] += pd.Timedelta(minutes=30)
     with pytest.raises(ValueError, match=r"series 'b' has the time .*, which lies between those of other series"):
         Forecaster(h=4, multivariate=True, **QUICK).fit(df)
+
+
+def test_a_short_series_does_not_widen_the_intervals_of_others():
+    rng = np.random.default_rng(0)
+
+    def level(name, steps):
+        ds = pd.date_range("2024-01-01", periods=steps, freq="h")
+        return pd.DataFrame({"unique_id": name, "ds": ds, "y": 1e6 + 1e5 * rng.normal(size=steps)})
+
+    long = level("a", 400)
+    widths = []
+    for df in (long, pd.concat([long, level("b", 24)])):
+        answer = Forecaster("ridge", h=4, **QUICK).fit(df).predict(level=[80])
+        answer = answer[answer.unique_id == "a"]
+        widths.append((answer["Ridge-hi-80"] - answer["Ridge-lo-80"]).mean())
+    assert widths[1] == pytest.approx(widths[0], rel=0.2)
+
+
+def test_series_that_begin_later_count_in_their_own_units():
+    df = coupled(200)
+    df.loc[df.unique_id == "b", "y"] *= 1e6
+    df = df[(df.unique_id == "a") | (df.ds > "2024-01-05")]
+    for model, options in (("patch_xlstm", SMALL), ("lstm_direct", {"hidden": 16})):
+        made = Forecaster(model, h=4, multivariate=True, **QUICK, **options).fit(df)
+        assert max(made.history.training) < 10
+    tested = made.cross_validation(df[(df.unique_id == "a") | (df.ds < "2024-01-09")], n_windows=2)
+    assert tested.groupby("cutoff").size().tolist() == [8, 8], "one cutoff for all"
+    assert (tested.ds > tested.cutoff).all()

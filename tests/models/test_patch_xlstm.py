@@ -36,6 +36,7 @@ def sample(config, steps=24, horizon=12, rows=3):
     """Series with gaps, and covariates to the end of a horizon."""
     x = 10 + 5 * torch.randn(rows, steps, config.channels, dtype=torch.float64)
     x[torch.rand(x.shape) < 0.2] = math.nan
+    x[:, 8:12] = x[1:, 16:20] = math.nan  # whole patches
     x[:, -1] = 1.0
     past = torch.randn(rows, steps, config.past, dtype=torch.float64) if config.past else None
     future = torch.randn(rows, steps + horizon, config.future, dtype=torch.float64) if config.future else None
