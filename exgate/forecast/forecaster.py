@@ -146,7 +146,7 @@ class Forecaster:
                 a network that has not learnt from them. Where that is more than a tenth of the longest series, it is
                 learnt anew from everything, for as many steps as were best. None: two horizons where the longest series
                 has ten, else one, else none, or as many as calibration needs.
-            on_step: called with the step and its loss.
+            on_step: called with the step and its loss; from 1 again, where it is learnt anew.
         Raises:
             ValueError: the data are not as they should be; each reason is said with what to do.
         """
