@@ -240,6 +240,28 @@ def start(part: dict) -> str:
     )
 
 
+def forecast(part: dict) -> str:
+    rows = []
+    for steps, found in part["online"].items():
+        times = [f"{found['milliseconds'][name]['median']:.3g}" for name in ("update", "state", "again")]
+        kept = (f"{found[name] / 1000:,.0f}" for name in ("state_bytes", "series_bytes"))
+        rows.append([f"{int(steps):,}", *times, *kept])
+    head = ["values before", "`update` and `predict`, ms", "the state alone, ms", "all of it again, ms", "kB of states",
+            "kB of series"]  # fmt: skip
+    online = table(head, rows)
+    cells = {"s": "sLSTM", "m": "mLSTM"}
+    rows = [
+        [cells[name], *(f"{found[steps]['median']:.0f}" for steps in ("32", "128")),
+         f"{found['128']['median'] / found['32']['median']:.2f}x"]
+        for name, found in part["horizon"].items()
+    ]  # fmt: skip
+    horizon = table(["cell", "32 steps, ms", "128 steps, ms", "ratio"], rows)
+    rows = [[name, f"{found['fit']:.1f}", f"{found['predict']:.2f}"] for name, found in part["fit"].items()]
+    fit = table(["model", "fit, s", "predict, s"], rows)
+    return "\n\n".join([online, horizon, fit, sentence(part["machine"])])
+
+
 PARTS: dict[str, Callable[[dict], str]] = {
-    function.__name__: function for function in (slstm, mlstm, channels, steps, batch, threads, lm, decode, start)
+    function.__name__: function
+    for function in (slstm, mlstm, channels, steps, batch, threads, lm, decode, start, forecast)
 }
