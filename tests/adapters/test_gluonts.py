@@ -46,12 +46,12 @@ def test_forecasts_are_those_of_the_forecaster(predictor):
     assert [forecast.item_id for forecast in forecasts] == ["a", "b"]
     assert forecasts[0].start_date == pd.Period("2024-01-07 16:00", "h")
     df, _ = frames(waves(), predictor.forecaster)
-    own = predictor.forecaster.predict(df=df, quantiles=[0.1, 0.55])
+    own = predictor.forecaster.predict(df=df, quantiles=[0.1, 0.5, 0.55])
     for place, forecast in enumerate(forecasts):
         rows = own[own.unique_id == place]
         np.testing.assert_allclose(forecast.quantile(0.1), rows["PatchXLSTM_ql0.1"], rtol=1e-5)
         np.testing.assert_allclose(forecast.quantile(0.55), rows["PatchXLSTM_ql0.55"], rtol=1e-5)
-        np.testing.assert_allclose(forecast.mean, rows["PatchXLSTM"], rtol=1e-5)
+        np.testing.assert_allclose(forecast.mean, rows["PatchXLSTM_ql0.5"], rtol=1e-5)
         assert (
             np.diff([forecast.quantile(level) for level in predictor.forecaster.network.quantiles], axis=0) >= 0
         ).all()
@@ -98,8 +98,8 @@ def test_a_forecaster_of_month_starts():
     forecaster = Forecaster(h=3, **SMALL, **{**QUICK, "max_steps": 2}).fit(df)
     entry = {"start": pd.Period("2000-01", "M"), "target": np.arange(120.0) % 12}
     forecast = next(iter(ExgatePredictor(forecaster).predict([entry])))
-    own = forecaster.predict(df=df)
-    np.testing.assert_allclose(forecast.quantile(0.5), own["PatchXLSTM"], rtol=1e-5)
+    own = forecaster.predict(df=df, quantiles=[0.5])
+    np.testing.assert_allclose(forecast.quantile(0.5), own["PatchXLSTM_ql0.5"], rtol=1e-5)
     assert forecast.start_date == pd.Period("2010-01", "M")
 
 
