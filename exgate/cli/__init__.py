@@ -90,10 +90,14 @@ def models() -> list[str]:
     return [file.stem for file in _files("models") if "Config" in _defined(file)]
 
 
+# Suites with options of their own, and the file of this folder that has them.
+OWN = {"extrapolate": "extrapolation", "forecast": "longterm", "m4": "m4"}
+
+
 def suites() -> list[str]:
     """The suites: the files of exgate/evaluate/ that define `suite`, and what has a command of its own."""
     files = [file.stem for file in _files("evaluate") if "suite" in _defined(file)]
-    return sorted(name.replace("_", "-") for name in [*files, "extrapolate", "forecast", "gradient", "m4"])
+    return sorted(name.replace("_", "-") for name in [*files, *OWN, "gradient"])
 
 
 def wrapped(names: list[str]) -> str:

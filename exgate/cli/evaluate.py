@@ -36,6 +36,7 @@ first token to its last instead, as only recurrent models can.
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -45,7 +46,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from exgate.cli import longterm, m4, suite, suites, train
+from exgate.cli import OWN, suite, suites, train
 from exgate.cli import recipe as recipes
 from exgate.cli.model import Opened, enough_memory, open_model
 from exgate.cli.recipe import Recipe
@@ -94,9 +95,8 @@ class Scored(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Runs `exgate evaluate` and returns its exit status."""
-    own = {"forecast": longterm, "m4": m4}
-    if argv and argv[0] in own:
-        return own[argv[0]].evaluate(argv[1:])
+    if argv and argv[0] in OWN:
+        return import_module(f"exgate.cli.{OWN[argv[0]]}").evaluate(argv[1:])
     if argv and argv[0] in suites():
         return suite.evaluate(argv)
     arguments = tyro.cli(

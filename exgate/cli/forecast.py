@@ -55,7 +55,7 @@ class Arguments:
     test_windows: Annotated[int, arg(metavar="N")] = 3
     """Windows of the past to test on; 0: none."""
     model: str = "patch_xlstm"
-    """patch_xlstm, xlstm_time or dlinear."""
+    """patch_xlstm, xlstm_time, lstm_direct or dlinear."""
     input_size: Annotated[int | None, arg(metavar="STEPS")] = None
     """Steps that are read before a forecast."""
     steps: Annotated[int, arg(metavar="N")] = 500

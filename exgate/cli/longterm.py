@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import statistics
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from exgate import figure
 from exgate.cli import suite, table
 from exgate.data import series
 from exgate.evaluate import cache, picture
+from exgate.evaluate.search import spread
 from exgate.forecast import longterm
 from exgate.forecast.longterm import CONTENDERS, HORIZONS
 from exgate.models.io import unknown
@@ -48,12 +48,12 @@ class Arguments:
 
 def evaluate(argv: list[str]) -> int:
     """Runs `exgate evaluate forecast` and returns its exit status."""
-    words = (
+    help_text = (
         f"{longterm.__doc__}\nThe models, and of what validation chooses for each file:\n"
         + "\n".join(f"  {name:22} {', '.join(map(_said, contender.choices))}" for name, contender in CONTENDERS.items())
         + "\n\nexample:\n  exgate evaluate forecast ETTh1.csv ETTm1.csv --processes 2"
     )
-    arguments = tyro.cli(Arguments, prog="exgate evaluate forecast", description=words, args=argv)
+    arguments = tyro.cli(Arguments, prog="exgate evaluate forecast", description=help_text, args=argv)
     models = list(CONTENDERS) if arguments.models is None else suite.listed(arguments.models)
     for name in models:
         if name not in CONTENDERS:
@@ -147,14 +147,10 @@ def _search(arguments: Arguments, file: Path, models: list[str], horizons: list[
         scores = [[line for part in one for line in part["test"]] for one in parts]
         of["test"] = [
             {"horizon": lines[0]["horizon"]}
-            | {measure: _spread([line[measure] for line in lines]) for measure in MEASURES}
+            | {measure: spread([line[measure] for line in lines]) for measure in MEASURES}
             for lines in zip(*scores, strict=True)
         ]
     return found
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
 def _rows(found: dict[str, Any], horizons: list[int]) -> list[list[str]]:

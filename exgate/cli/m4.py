@@ -21,12 +21,12 @@ from exgate import figure
 from exgate.cli import suite, table
 from exgate.data import series
 from exgate.evaluate import cache, picture
-from exgate.forecast import Forecaster
+from exgate.evaluate.search import spread
+from exgate.forecast import Forecaster, backtest
 from exgate.forecast.frame import Frame, needed
 from exgate.models.io import unknown
 
 LEVELS = (80, 95)
-TINY = np.finfo(float).tiny  # 0 / 0 is no error
 # Arguments of `Forecaster`; "naive" repeats the last season.
 MODELS: dict[str, dict[str, Any]] = {
     "patch_xlstm": {"learning_rate": 1e-3, "batch_size": 64, "dropout": 0.1},
@@ -126,55 +126,47 @@ def read(train: Path, test: Path) -> tuple[dict[str, np.ndarray], dict[str, np.n
 
 
 def compute(configuration: dict[str, Any], *, train: Path, test: Path) -> dict[str, Any]:
-    """One model, fitted and scored: measures, coverage by level, and seconds."""
+    """One model, fitted and scored: measures and seconds."""
     before, after = read(train, test)
     df = _long(before)
     start = time.monotonic()
     answer = _forecast(configuration, df)
     seconds = time.monotonic() - start
-    name = next(column for column in answer if column not in ("unique_id", "ds") and "-" not in column)
-    groups = dict(tuple(answer.groupby("unique_id", sort=False)))
-    points = {key: groups[key][name].to_numpy() for key in after}
-    inside = {
-        str(level): float(np.mean([
-            (after[key] >= groups[key][f"{name}-lo-{level}"].to_numpy())
-            & (after[key] <= groups[key][f"{name}-hi-{level}"].to_numpy())
-            for key in after
-        ]))
-        for level in LEVELS
-    }  # fmt: skip
-    return measures(before, after, points, configuration["season"]) | {"coverage": inside, "seconds": seconds}
+    scored = measures(answer, before, after, configuration["season"])
+    return scored | {"seconds": seconds}
 
 
-def measures(
-    before: dict[str, np.ndarray], after: dict[str, np.ndarray], points: dict[str, np.ndarray], season: int
-) -> dict[str, float]:
-    """sMAPE in percent and MASE, means over series."""
+def measures(answer: Frame, before: dict[str, np.ndarray], after: dict[str, np.ndarray], season: int) -> dict[str, Any]:
+    """sMAPE in percent, MASE, and the share of values inside of each interval there is; means over series.
+
+    Args:
+        answer: `unique_id`, `ds`, the forecasts of one model, and its intervals.
+    Raises:
+        ValueError: the errors of a series have no scale.
+    """
     flat = [key for key, each in before.items() if len(each) <= season or (each[season:] == each[:-season]).all()]
     if flat:
         raise ValueError(
             f"m4: {flat[0]} is no longer than a season of {season} steps, or repeats it exactly: MASE has no scale. "
             "Give another --season, or leave the series out."
         )
-    errors = [np.abs(after[key] - points[key]) for key in after]
-    sizes = [np.abs(after[key]) + np.abs(points[key]) for key in after]
-    scales = [np.abs(before[key][season:] - before[key][:-season]).mean() for key in after]
-    return {
-        "smape": float(
-            np.mean([200 * (error / np.maximum(size, TINY)).mean() for error, size in zip(errors, sizes, strict=True)])
-        ),
-        "mase": float(np.mean([error.mean() / scale for error, scale in zip(errors, scales, strict=True)])),
+    both = answer.merge(_long(after, {key: len(each) for key, each in before.items()}), on=["unique_id", "ds"])
+    scored = backtest.evaluate(both, _long(before), season=season).iloc[:, 0]
+    inside = {
+        str(level): float(scored[f"coverage_level{level}"]) for level in LEVELS if f"coverage_level{level}" in scored
     }
+    return {"smape": 200 * float(scored["smape"]), "mase": float(scored["mase"]), "coverage": inside}
 
 
-def naive2(before: dict[str, np.ndarray], after: dict[str, np.ndarray], season: int) -> dict[str, float]:
+def naive2(before: dict[str, np.ndarray], after: dict[str, np.ndarray], season: int) -> dict[str, Any]:
     """The measures of Naive2: the last value of a series whose seasons are divided out, where a test finds some."""
     points = {}
     for key, values in before.items():
         indices = _seasons(values, season)
         ahead = len(values) + np.arange(len(after[key]))
         points[key] = values[-1] / indices[(len(values) - 1) % season] * indices[ahead % season]
-    return measures(before, after, points, season)
+    answer = _long(points, {key: len(values) for key, values in before.items()}).rename(columns={"y": "Naive2"})
+    return measures(answer, before, after, season)
 
 
 def _seasons(values: np.ndarray, season: int) -> np.ndarray:
@@ -207,7 +199,8 @@ def _forecast(configuration: dict[str, Any], df: Frame) -> Frame:
         from statsforecast.models import AutoETS  # pyright: ignore[reportMissingImports]
 
         made = StatsForecast(models=[AutoETS(season_length=configuration["season"])], freq=1)
-        return made.forecast(df=df, h=horizon, level=list(LEVELS)).reset_index()
+        answer = made.forecast(df=df, h=horizon, level=list(LEVELS))
+        return answer if "unique_id" in answer else answer.reset_index()
     model = options.pop("model", name)
     if model == "naive":
         options["season"] = configuration["season"]
@@ -227,21 +220,17 @@ def _usable(console: Console) -> list[str]:
     return list(MODELS)
 
 
-def _long(values: dict[str, np.ndarray]) -> Frame:
-    pandas = needed()
-    return pandas.concat(
-        [
-            pandas.DataFrame({"unique_id": key, "ds": 1 + np.arange(len(each)), "y": each})
-            for key, each in values.items()
-        ],
-        ignore_index=True,
-    )
+def _long(values: dict[str, np.ndarray], begins: dict[str, int] | None = None) -> Frame:
+    """A row for each value, whose steps are counted from 1, or from behind so many."""
+    pandas, begins = needed(), begins or dict.fromkeys(values, 0)
+    parts = [
+        pandas.DataFrame({"unique_id": key, "ds": begins[key] + 1 + np.arange(len(each)), "y": each})
+        for key, each in values.items()
+    ]
+    return pandas.concat(parts, ignore_index=True)
 
 
 def _summary(results: list[dict[str, Any]], adjusted: dict[str, float]) -> dict[str, Any]:
-    def spread(values: list[float]) -> dict[str, float]:
-        return {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else 0.0}
-
     owa = [(each["smape"] / adjusted["smape"] + each["mase"] / adjusted["mase"]) / 2 for each in results]
     return {
         "sMAPE": spread([each["smape"] for each in results]), "MASE": spread([each["mase"] for each in results]),

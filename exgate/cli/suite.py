@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tyro.conf import Positional, arg
 
 from exgate import figure
-from exgate.cli import extrapolation, table
+from exgate.cli import table
 from exgate.data import arena, excerpts, synthetic
 from exgate.data.text import BUILT_IN
 from exgate.evaluate import cache, cost, gradient, peers, picture, trial
@@ -67,8 +67,6 @@ class Arguments(Shared):
 
 def evaluate(argv: list[str]) -> int:
     """Runs `exgate evaluate SUITE` and returns its exit status."""
-    if argv[0] == "extrapolate":
-        return extrapolation.evaluate(argv[1:])
     module = import_module(f"exgate.evaluate.{argv[0].replace('-', '_')}")
     description = f"{module.__doc__}\n\nexample:\n  exgate evaluate {argv[0]}"
     trains = hasattr(module, "suite")  # gradient does not

@@ -78,10 +78,14 @@ def _buckets(problem: Problem, runs: list[Result]) -> list[dict[str, Any]]:
                     None if None in step else statistics.fmean(step) for step in zip(*values, strict=True)
                 ]
             elif None not in values:
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                scores[measure] = {"mean": statistics.fmean(values), "spread": spread}
+                scores[measure] = spread(values)
         found.append(scores)
     return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """The mean of a measure over seeds, and its standard deviation."""
+    return {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
 def _done(compute: Compute, configurations: list[Configuration]) -> dict[str, Result]:

@@ -16,14 +16,11 @@ from torch import Tensor, nn
 
 from exgate.forecast import fit
 from exgate.forecast.fit import Budget
+from exgate.forecast.network import Network
 from exgate.forecast.windows import PLAIN, Series, evenly
 from exgate.layers.series import filled
-from exgate.models import dlinear, io, lstm_direct, naive, patch_xlstm, ridge, xlstm_time
+from exgate.models.patch_xlstm import PatchXLSTM
 
-SOURCES = {
-    "patch_xlstm": patch_xlstm, "xlstm_time": xlstm_time, "dlinear": dlinear, "lstm_direct": lstm_direct,
-    "ridge": ridge, "naive": naive,
-}  # fmt: skip
 HORIZONS = (96, 192, 336, 720)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 BATCH = 64  # windows that are scored at a time
@@ -67,7 +64,7 @@ CONTENDERS = {
         budget={"steps": 150, "batch": 64, "check": 25},
     ),
     "dlinear": Contender(
-        model="dlinear", choices=({"rate": 5e-3}, {"rate": 1e-3}),
+        model="dlinear", options={"normalize": False}, choices=({"rate": 5e-3}, {"rate": 1e-3}),
         budget={"steps": 1000, "batch": 64, "check": 100},
     ),
     "lstm": Contender(
@@ -134,17 +131,9 @@ def run(configuration: dict[str, Any], record: Any) -> dict[str, Any]:
 
 def build(configuration: dict[str, Any], channels: int) -> nn.Module:
     """The model of a configuration with its initial weights."""
-    name, horizon = configuration["model"], max(configuration["horizons"])
-    sizes: dict[str, Any] = {"steps": configuration["steps"], "horizon": horizon}
-    options = dict(configuration["options"])
-    if name == "patch_xlstm":
-        patch = options["patch"]
-        sizes = {"quantiles": QUANTILES, "memory": sizes["steps"] // patch, "leads": -(-horizon // patch)}
-    elif name == "naive":
-        del sizes["steps"]
-    elif configuration["mixed"]:
-        sizes["channels"] = channels
-    return io.build(SOURCES[name].Config(**sizes | options))
+    network = Network(configuration["model"], quantiles=QUANTILES, intervals=None, options=configuration["options"])
+    sizes = {"channels": channels} if configuration["mixed"] else {}
+    return network.build(configuration["steps"], max(configuration["horizons"]), sizes)
 
 
 @torch.inference_mode()
@@ -178,7 +167,7 @@ def forecast(model: nn.Module, read: Tensor, horizon: int, *, mixed: bool) -> Te
     rows, channels = len(read), read.shape[2]
     if not mixed:
         read = read.mT.flatten(0, 1)[..., None]
-    if isinstance(model, patch_xlstm.PatchXLSTM):
+    if isinstance(model, PatchXLSTM):
         levels = model.config.quantiles
         answer = model.forecast(read, horizon)[0][..., levels.index(0.5)]
     else:

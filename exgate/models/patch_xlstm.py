@@ -19,7 +19,7 @@ from exgate.models.lm import layout, materialise
 from exgate.models.ridge import PatchRidge
 from exgate.ops.state import State, map_state
 
-SMALL = 0.1
+SMALL = 0.1  # share of its usual size with which the head begins, where it adds to a linear forecast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class Config:
         memory: patches that a linear forecast reads, to which the blocks add; 0: there is none. leads: patches that it
             forecasts at a time.
     Raises:
-        ValueError: quantiles are not between 0 and 1 and rising, or the pattern has other letters.
+        ValueError: quantiles are not between 0 and 1 and rising, the pattern has other letters, or memory or leads are
+            too small.
     """
 
     patch: int = 16
@@ -60,6 +61,10 @@ class Config:
     leads: int = 1
 
     def __post_init__(self) -> None:
+        if self.memory < 0 or self.leads < 1:
+            raise ValueError(
+                f"patch_xlstm: memory={self.memory} should be at least 0, and leads={self.leads} at least 1."
+            )
         layout(self.pattern, self.blocks, "ms")
         levels = (0.0, *self.quantiles, 1.0)
         if not self.quantiles or any(low >= high for low, high in itertools.pairwise(levels)):
@@ -138,7 +143,7 @@ class PatchXLSTM(nn.Module):
                 reset_parameters(module)
         if self.static is not None:
             small_(self.static.weight, self.static.in_features)
-        if self.base is not None:  # what is added to a linear forecast starts small
+        if self.base is not None:
             for linear in (self.out.down, self.out.straight):
                 linear.weight.data.mul_(SMALL)
         for table in self.categories:

@@ -44,8 +44,12 @@ class Ridge(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Windows (B, L, C) without missing values -> forecasts (B, H, C)."""
-        last = x[:, -1:]
-        return (self.weight @ (x - last)) + last
+        return self.ahead(x.mT, self.config.horizon).mT
+
+    def ahead(self, x: Tensor, steps: int) -> Tensor:
+        """Windows (..., L) -> the first `steps` of their forecasts."""
+        last = x[..., -1:]
+        return (x - last) @ self.weight[:steps].mT + last
 
     @torch.no_grad()
     def solve(self, windows: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -129,25 +133,18 @@ class PatchRidge(nn.Module):
         y, windows = x, x
         for _ in range(passes):
             windows = filled(whole[..., None])[:, patch:, 0].unfold(1, config.steps, patch)
-            y = self._ahead(windows, patch)
+            y = self.ridge.ahead(windows, patch)
             for at in far:
-                further = (self._ahead(windows[:, at - 1], config.horizon) if at else state.ahead).unflatten(
-                    1, (leads, -1)
-                )
+                further = self.ridge.ahead(windows[:, at - 1], config.horizon) if at else state.ahead
                 here = (place == at) & (used > 0)
-                y = torch.where(here[..., None], further[rows[:, None], used], y)
+                y = torch.where(here[..., None], further.unflatten(1, (leads, patch))[rows[:, None], used], y)
             y = y.flatten(1)
             whole = torch.where(gap, torch.cat([state.values, before, y[:, :-patch]], 1), whole)
         since = (~whole.isnan()).cummax(1).values
         kept = torch.where(since, filled(whole[..., None])[..., 0], math.nan)[:, -config.steps :]
         at = place[:, -1:]
-        ahead = self._ahead(windows[rows, at[:, 0] - 1], config.horizon)
+        ahead = self.ridge.ahead(windows[rows, at[:, 0] - 1], config.horizon)
         return y, Reading(kept, torch.where(at > 0, ahead, state.ahead), used[:, -1])
-
-    def _ahead(self, windows: Tensor, steps: int) -> Tensor:
-        """(..., L) -> the first `steps` of what `Ridge` forecasts."""
-        last = windows[..., -1:]
-        return (windows - last) @ self.ridge.weight[:steps].mT + last
 
 
 def build(config: Config, *, device=None, dtype=None) -> Ridge:

@@ -1,6 +1,7 @@
 """Forecasters inside sktime: its own checks, and what they do not look at."""
 
 import copy
+import inspect
 import pickle
 
 import numpy as np
@@ -177,3 +178,10 @@ def test_fitted_it_can_be_copied_and_pickled():
     expected = forecaster.predict(fh=[1, 8])
     for other in (copy.deepcopy(forecaster), pickle.loads(pickle.dumps(forecaster))):
         pd.testing.assert_series_equal(other.predict(fh=[1, 8]), expected)
+
+
+def test_defaults_are_those_of_the_forecaster():
+    ours, theirs = (inspect.signature(each).parameters for each in (ExgateForecaster, Forecaster))
+    shared = (ours.keys() & theirs.keys()) - {"h", "options"}
+    assert len(shared) > 10
+    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from exgate import figure
-from exgate.cli import extrapolation, main, suite, suites, table
+from exgate.cli import OWN, extrapolation, main, suite, suites, table
 from exgate.data import arena
 from exgate.evaluate import cache, lra, trial
 from tests.data import arena_sets
@@ -30,7 +30,7 @@ def test_help_has_them_all(capsys):
         assert f"exgate evaluate {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [name for name in SUITES if name not in ("extrapolate", "forecast", "m4")])
+@pytest.mark.parametrize("name", [name for name in SUITES if name not in OWN])
 def test_smoke(name, tmp_path, capsys):
     words = [] if name == "gradient" else ["--models", "lstm,xlstm[0:1]-no-conv"]
     assert evaluate(name, "--preset", "smoke", "--out", tmp_path, *words) == 0

@@ -208,6 +208,9 @@ def test_what_is_wrong_is_said():
     for quantiles in ((), (0.5, 0.1), (0.0, 0.5), (0.5, 1.0), (0.5, 0.5)):
         with pytest.raises(ValueError, match="should rise and lie between 0 and 1"):
             replace(SMALL, quantiles=quantiles)
+    for options in ({"memory": -1}, {"memory": 2, "leads": 0}):
+        with pytest.raises(ValueError, match="at least 0, and leads="):
+            replace(SMALL, **options)
     with pytest.raises(ValueError, match="letters m, s"):
         replace(SMALL, pattern="a")
     fields = io.config_to_dict(replace(SMALL, quantiles=(0.25, 0.5), categories=(2,)))

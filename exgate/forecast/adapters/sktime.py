@@ -34,7 +34,7 @@ class ExgateForecaster(BaseForecaster):
     takes new observations into the state of the network, at the cost of the new patches alone.
 
     Args:
-        model: "patch_xlstm", "xlstm_time", "dlinear", "ridge" or "naive".
+        model: as in `Forecaster`.
         h: steps to train for, after which any `fh` can be forecast; None: the furthest of `fh`, which `fit` then needs
             and which stays.
         val_size: steps that are held back, as in `Forecaster.fit`.
@@ -74,7 +74,7 @@ class ExgateForecaster(BaseForecaster):
         val_size: int | None = None,
         max_steps: int = 1000,
         batch_size: int = 32,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 1e-3,
         val_check_steps: int = 50,
         early_stop_patience_steps: int = 6,
         random_seed: int = 0,
