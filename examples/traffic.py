@@ -24,6 +24,7 @@ import torch
 import traffic_show as show
 from rich.console import Console
 from torch import Tensor
+from traffic_show import HOUR, LEVELS, SAYS
 
 from exgate import figure
 from exgate.cli import table
@@ -35,15 +36,13 @@ from exgate.layers.series import Scale
 from exgate.models.patch_xlstm import Config, Covariates, PatchState, PatchXLSTM
 
 # Sensors: steps of five minutes.
-DAY, HOUR, READ = 288, 12, 72
+DAY, READ = 288, 72
 AHEAD = {"15 min": 3, "30 min": 6, "60 min": 12}
 BAND = (0.1, 0.25, 0.5, 0.75, 0.9)
 KINDS = {"mae": ("MAE", 2), "rmse": ("RMSE", 2), "mape": ("MAPE, %", 1)}  # titles and digits
 AROUND = 3  # steps on each side over which the usual speed is smoothed
 # Road: hours.
 BACK, WEEK, LONGEST = 56, 168, 48  # days that are forecast; hours of a week; hours without a count that are bridged
-LEVELS = tuple(round(0.1 * n, 1) for n in range(1, 10))
-SAYS = "says"  # the column of forecasts
 WEATHER = ("temperature", "rain", "snow", "clouds")
 
 
@@ -226,7 +225,7 @@ def sensors(options: argparse.Namespace, console: Console) -> None:
     scores = {name: [errors(truth, answer)] for name, answer in floors(data).items()}
     scores["exgate"], first, inside = [], None, []
     for seed in range(options.seeds):
-        with show.progress(f"seed {seed}", steps, console) as on_step:
+        with table.progress(console, f"seed {seed}", steps) as on_step:
             model = learn(data, seed, steps, on_step)
         answer = forecasts(model, data)
         first = answer if first is None else first
@@ -340,7 +339,7 @@ def road(options: argparse.Namespace, console: Console) -> None:
         scores[name] = []
         for seed in range(options.seeds if name.startswith("exgate") else 1):
             forecaster = build(seed)
-            with show.progress(f"{name}, seed {seed}", steps, console) as on_step:
+            with table.progress(console, f"{name}, seed {seed}", steps) as on_step:
                 tested = forecaster.cross_validation(
                     frame, n_windows=back, val_size=24 * back, quantiles=LEVELS, on_step=on_step
                 )

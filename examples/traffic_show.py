@@ -1,22 +1,21 @@
-"""What traffic.py shows: how far it is, numbers, and pictures of speeds, of the volume of a road, and of errors.
+"""What traffic.py shows: numbers, and pictures of speeds, of the volume of a road, and of errors.
 
 It is no program; traffic.py imports it.
 """
 
 import json
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from exgate import figure, files
 from exgate.forecast.frame import Frame, needed
 
 HOUR = 12  # steps of five minutes
 LEVELS = tuple(round(0.1 * n, 1) for n in range(1, 10))
+SAYS = "says"  # the column of forecasts
 COLOURS = {
     "exgate": "#0b6e99", "exgate, no covariates": "#5fa8d3", "last value": "#d1495b", "shared AR(12)": "#e08e45",
     "time-of-day mean": "#4f9d69", "usual speed": "#8d6a9f", "a week ago": "#d1495b", "ridge": "#e08e45",
@@ -41,15 +40,6 @@ def write(folder: Path, name: str, found: dict[str, Any], words: str, console: C
     """NAME.json, the table in it as Markdown."""
     path = files.write(folder / f"{name}.json", json.dumps(found | {"table": words}, indent=1) + "\n")
     console.print(f"numbers: {path}, after {found['seconds']:.0f} seconds")
-
-
-@contextmanager
-def progress(words: str, steps: int, console: Console):
-    """A bar while something learns; it gives the function that is told each step and its loss."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(words, total=steps, loss="")
-        yield lambda step, loss: bar.update(task, completed=step, loss=f"loss {loss:.3f}")
 
 
 def in_order(graph: np.ndarray) -> np.ndarray:
@@ -133,12 +123,12 @@ def volume(frame: Frame, answers: dict[str, Frame], scores: dict[str, Any], path
         axes.axvspan(day, day + week / 7, color="#e9c46a", alpha=0.35, linewidth=0, label="holiday")
     part = tested[(tested["ds"] >= begin) & (tested["ds"] < begin + 2 * week)]
     past = answers["a week ago"].loc[lambda rows: rows["ds"].isin(part["ds"])]
-    axes.plot(past["ds"], past["says"], color=COLOURS["a week ago"], linewidth=0.9, linestyle=":", label="a week ago")
+    axes.plot(past["ds"], past[SAYS], color=COLOURS["a week ago"], linewidth=0.9, linestyle=":", label="a week ago")
     axes.fill_between(
-        part["ds"], part["says_ql0.1"], part["says_ql0.9"], color=OURS, alpha=0.25, linewidth=0,
+        part["ds"], part[f"{SAYS}_ql0.1"], part[f"{SAYS}_ql0.9"], color=OURS, alpha=0.25, linewidth=0,
         label="80 % band",
     )  # fmt: skip
-    axes.plot(part["ds"], part["says"], color=OURS, linewidth=1.3, label="forecast at midnight")
+    axes.plot(part["ds"], part[SAYS], color=OURS, linewidth=1.3, label="forecast at midnight")
     axes.plot(part["ds"], part["y"], color="black", linewidth=1, label="observed")
     axes.set_xlim(begin, begin + 2 * week)
     days = pandas.date_range(begin.normalize(), periods=15, freq="D")
@@ -160,7 +150,7 @@ def volume(frame: Frame, answers: dict[str, Frame], scores: dict[str, Any], path
     axes = picture.add_subplot(grid[1, 1])
     axes.plot([0, 100], [0, 100], color="grey", linewidth=0.8)
     for name, rows in answers.items():
-        below = [100 * (rows["y"] <= rows[f"says_ql{level:g}"]).mean() for level in LEVELS]
+        below = [100 * (rows["y"] <= rows[f"{SAYS}_ql{level:g}"]).mean() for level in LEVELS]
         axes.plot(100 * np.array(LEVELS), below, color=COLOURS[name], marker="o", markersize=3, label=name)
     axes.set_title("% of hours below the forecast quantile, by its level", loc="left", fontsize=11)
     bare(axes)

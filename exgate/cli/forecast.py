@@ -21,11 +21,11 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import Positional, UseAppendAction, arg
 
 from exgate import figure, files
+from exgate.cli.table import progress
 from exgate.forecast import Forecaster
 from exgate.forecast.frame import Columns, Frame, checked, needed, panel, some
 
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
     ours = _forecaster(arguments, horizon, data.freq)
     if arguments.test_windows:
         _test(console, arguments, ours, df, season, levels)
-    with _progress(console, "learning from everything", arguments.steps) as on_step:
+    with progress(console, "learning from everything", arguments.steps) as on_step:
         ours.fit(df, on_step=on_step)
     forecasts = ours.predict(level=levels)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ def _test(console: Console, arguments: Arguments, ours: Forecaster, df: Frame, s
         _forecaster(arguments, ours.h, ours.freq, "naive", season=season, alias=last),
         _forecaster(arguments, ours.h, ours.freq, "ridge", alias="linear"),
     ]
-    with _progress(console, f"testing {ours.alias}", arguments.steps) as on_step:
+    with progress(console, f"testing {ours.alias}", arguments.steps) as on_step:
         both = ours.cross_validation(df, n_windows=arguments.test_windows, level=levels, on_step=on_step)
     for each in others:
         try:
@@ -274,28 +274,6 @@ def _test(console: Console, arguments: Arguments, ours: Forecaster, df: Frame, s
 def _measure(name: str) -> str:
     level = name.removeprefix("coverage_level")
     return f"held by the {level} % interval" if level != name else {"smape": "sMAPE"}.get(name, name.upper())
-
-
-class _progress:
-    """A bar over the steps of a fit, that is gone when it ends."""
-
-    def __init__(self, console: Console, words: str, steps: int) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=console, transient=True)
-        self.words, self.steps = words, steps
-
-    def __enter__(self):
-        self.bar.start()
-        task = self.bar.add_task(self.words, total=self.steps or None, loss="")
-        return lambda step, loss: self.bar.update(task, completed=step, loss=f"loss {loss:.3f}")
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
 
 def _range(counts: list[int]) -> str:

@@ -1,9 +1,20 @@
-"""Tables of text: in a terminal and in Markdown; no command itself."""
+"""Tables of text, in a terminal and in Markdown, and a bar over the steps of a fit; no command itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+
+@contextmanager
+def progress(console: Console, words: str, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar while something learns, that is gone when it ends; it is told each step and its loss."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(words, total=steps or None, loss="")
+        yield lambda step, loss: bar.update(task, completed=step, loss=f"loss {loss:.3f}")
 
 
 def show(rows: list[list[str]], title: str, caption: str, console: Console) -> None:
