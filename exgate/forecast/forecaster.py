@@ -179,9 +179,7 @@ class Forecaster:
         again = 10 * validation > longest and not network.exact
         network.calibrate(series, self.h, validation, alike=again)
         if again:
-            offsets = network.offsets
             learnt(0, replace(self.budget, steps=history.best))
-            network.offsets = offsets
         # Only now: what fails leaves what was there.
         self.network, self.history, self._known, self._static = network, history, known, static
         self._polars = is_polars(df)

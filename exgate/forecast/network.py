@@ -104,7 +104,7 @@ class Network:
             channels = {"channels": sizes.get("channels", 1)}
             own = {"xlstm_time": channels, "lstm_direct": channels, "dlinear": {"normalize": True}}.get(self.name, {})
             config = self.source.Config(**{"steps": steps, "horizon": horizon, **own, **options})
-        self.module, self.steps, self.offsets = io.build(config), steps, None
+        self.module, self.steps = io.build(config), steps
         return self.module
 
     def calibrate(self, series: Series, horizon: int, validation: int, *, alike: bool = False) -> None:
@@ -114,6 +114,7 @@ class Network:
         what was read. `alike`: of the median, and on both sides alike; for a network that is learnt anew, has other
         quantiles and does not share the bias of this one.
         """
+        self.offsets, self.centred = None, alike
         if self.intervals == "quantiles":
             return
         places = series.places(self.steps, horizon, first=-validation)[: None if validation >= horizon else 0]
@@ -130,7 +131,6 @@ class Network:
         batches = series.batches(places, ROWS, self.steps, horizon)
         errors = [_each(rows.follow[..., None] - self._raw(rows, horizon)) for rows in batches]
         error = torch.cat(errors).double().cpu().numpy()
-        self.centred = alike
         if alike:
             error = interpolated(error, self.quantiles, [0.5]) if self.patched else error
             error = np.concatenate([error, -error])
