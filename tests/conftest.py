@@ -14,6 +14,9 @@ import torch
 
 from exgate.ops import native
 
+if not torch.cuda.is_available():  # before anything imports Triton: its kernels are tested in its interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
