@@ -88,6 +88,11 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def one_by_one() -> bool:
+    """Whether a launch runs its programs one after the other, so that none may wait for another."""
+    return interpreted() and _recording is None
+
+
 def refuses(*tensors: Tensor | None) -> str | None:
     """The reasons that every Triton backend shares: where the tensors are, float64, export, no Triton."""
     for tensor in tensors:
@@ -132,9 +137,20 @@ def products(kind: torch.dtype, device: torch.device) -> dict[str, Any]:
     return {"DOT": tl.float32, "PRECISION": "tf32" if fast else "tf32x3"}
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, stages: int = 2, **constants: Any):
-    """Run `kernel[grid](*arguments, **constants)` on the device of the first tensor, or list it while recording."""
-    options = {"num_warps": warps, "num_stages": stages}
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: Any,
+    warps: int = 4,
+    stages: int = 2,
+    together: bool = False,
+    **constants: Any,
+):
+    """Run `kernel[grid](*arguments, **constants)` on the device of the first tensor, or list it while recording.
+
+    `together`: the programs wait for each other, so the launch has to fail where they cannot all run at once.
+    """
+    options = {"num_warps": warps, "num_stages": stages} | ({"launch_cooperative_grid": True} if together else {})
     if _recording is not None:
         _recording[1].append(Launch(kernel, grid, arguments, constants, options))
         return

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, state_type
-from exgate.ops.mlstm import cpu, eager, reference
+from exgate.ops.mlstm import cpu, eager, reference, triton
 
-BACKENDS = {"cpu": cpu, "eager": eager, "reference": reference}
+BACKENDS = {"cpu": cpu, "triton": triton, "eager": eager, "reference": reference}
 
 
 class MLSTMState(NamedTuple):
@@ -56,7 +56,7 @@ def mlstm(
         eps: added to the denominator of the stored (stabilised) form; the published layers use 1e-6.
         reset: (B, T), True where a new document begins: the state is emptied before that step.
         chunk_size: steps per chunk, any number: 1 is the recurrent form, T the parallel one. None chooses.
-        backend: 'cpu', 'eager' or 'reference'; None takes the first that can.
+        backend: 'cpu', 'triton', 'eager' or 'reference'; None takes the first that can.
     Returns:
         h: (B, T, H, V) in v's type, and the state after the last step.
     Raises:
