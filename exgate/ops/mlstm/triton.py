@@ -105,7 +105,7 @@ def _kept(chunks: int, every: int) -> int:
 @cache
 def tiles(size: int, key: int, value: int, half: bool, target: gpu.Target) -> Tiles:
     """The tiles for chunks of `size` steps: the largest that spill no register (benchmarks/triton_resources.py)."""
-    walk = {"BK": min(gpu.power_of_two(key), 64), "BV": min(gpu.power_of_two(value), 64), "warps": 4}
+    walk = {"BK": min(gpu.power_of_two(key), 64), "BV": min(gpu.power_of_two(value), 64 if half else 32), "warps": 4}
     inner = min(size, 64 if half else 32)
     product = _product(size, key, value, half, target)
     return Tiles(
@@ -126,6 +126,8 @@ def _product(size: int, contracted: int, made: int, half: bool, target: gpu.Targ
         rows, columns, inner, outer = 64, 32, 32, 128
     elif large and made <= 128:
         rows, columns, inner, outer = 128, 64, contracted if contracted <= 256 else 64, 128
+    elif large and contracted <= 128:
+        rows, columns, inner, outer = 128, 32, 128, 256
     else:
         rows, columns, inner, outer = 64, 64, 128 if large else 64, 256
     tile = {"BI": min(contracted, inner), "BW": min(made, outer), "BR": min(size, rows), "BC": min(size, columns)}

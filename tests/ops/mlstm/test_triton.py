@@ -9,6 +9,7 @@ from exgate.ops import gpu, mlstm
 from exgate.ops.mlstm import triton
 from tests.ops.contract import BFLOAT16, FLOAT32, SPECS, Case, error, ground, reference
 
+PLACE = "cuda" if torch.cuda.is_available() else "cpu"
 ONE_HEAD = {name: replace(spec, sizes=((1, 80, 144),)) for name, spec in SPECS.items() if name.startswith("mlstm")}
 
 
@@ -39,17 +40,16 @@ def test_an_empty_state_whose_m_is_minus_infinity():
     case = Case.random(replace(SPECS["mlstm-exp"], sizes=((1, 4, 7),)), FLOAT32, batch=1, time=20, seed=5)
     c, n, m = (torch.zeros_like(x) for x in case.state)
     case = case.replace(state=type(case.state)(c, n, m - torch.inf))
-    q, k, v, i, f = case.sequences
     with ground("triton"):
-        h, _ = mlstm(q, k, v, i, f, case.state, backend="triton", chunk_size=16)
-    wanted, _ = mlstm(q, k, v, i, f, case.state, backend="reference")
-    assert error([h], [wanted]) < 1e-5
+        h, *_ = case.outputs("triton", chunk_size=16)
+    assert error([h], case.outputs("reference")[:1]) < 1e-5
 
 
 def test_half_precision_states_are_kept_in_the_type_of_the_products():
     case = Case.random(replace(SPECS["mlstm-exp"], sizes=((1, 16, 16),)), BFLOAT16, batch=1, time=40)
     c, n, m = case.state
-    arguments = (*case.sequences[:3], *(x.float() for x in case.sequences[3:]), c, n, m, None, 16, 1, True, True, 0.0)
+    tensors = (*case.sequences[:3], *(x.float() for x in case.sequences[3:]), c, n, m)
+    arguments = (*(x.to(PLACE) for x in tensors), None, 16, 1, True, True, 0.0)
     with ground("triton"):
         *_, kept, ns, ms, nq = torch.ops.exgate.mlstm_triton(*arguments, True)
         assert (kept.dtype, kept.shape, ns.shape, ms.shape) == (BFLOAT16, (1, 1, 4, 16, 16), (1, 1, 4, 16), (1, 1, 4))
@@ -131,5 +131,6 @@ def test_refusals_say_why():
     q, i = torch.randn(1, 3, 1, 16), torch.randn(1, 3, 1)
     with pytest.raises(ValueError, match="a tensor is on cpu, not on a GPU"):
         mlstm(q, q, q, i, i, backend="triton")
+    q, i = q.to(PLACE), i.to(PLACE)
     with ground("triton"), pytest.raises(ValueError, match="an input is float64"):
         mlstm(q.double(), q, q, i, i, backend="triton")
