@@ -112,6 +112,9 @@ def test_foreign_imports(path: Path):
             continue
         if top in ONLY_INSIDE_FUNCTIONS or module.startswith("torch.utils.tensorboard"):
             assert function is not None, f"{where} imports {module} at the top: import it inside the function"
+        elif top == "triton":  # files of kernels, which a launch imports
+            kernels = path.name.startswith("triton_")
+            assert kernels or function is not None, f"{where} imports triton at the top: name it triton_*.py"
         elif function is None and folder(path) == "ops":
             assert top in {"torch", "exgate"} | set(sys.stdlib_module_names), f"{where}: ops stand on torch alone"
         elif function is None and folder(path) not in {"cli", "train"}:

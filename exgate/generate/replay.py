@@ -1,4 +1,4 @@
-"""A step of a model, recorded once and then replayed by one call of C: what CUDA graphs are on a GPU.
+"""A step of a model, recorded once and then replayed by one call of C: on the CPU what `graph` is on a GPU.
 
 Written out in Python, a step is hundreds of calls, which for a small model take ten times as long as the work. The
 recorder runs one step as it is written and notes each operation on tensors that depend on the token or on the state, as
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from exgate.generate.graph import Graph, Unrecordable
 from exgate.ops import native, program
 from exgate.ops.conv import cpu as conv
 from exgate.ops.linear import cpu as linear
@@ -29,10 +30,6 @@ from exgate.ops.state import State, flatten, map_state
 aten, exgate = torch.ops.aten, torch.ops.exgate
 
 
-class Unrecordable(Exception):
-    """A step cannot be recorded: the message says which operation is in the way, and why."""
-
-
 PATIENCE = 4  # steps before one is recorded, which takes as long as a dozen: a few tokens are not worth it
 
 
@@ -44,10 +41,10 @@ class Stepper:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._replay: Replay | None = None
+        self._replay: Replay | Graph | None = None
         self._steps = 0  # of as many rows, so far
         self._rows = 0
-        self._refused = not getattr(model, "replayable", False) or native.absent() is not None
+        self._refused = not getattr(model, "replayable", False)
 
     def __call__(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """tokens (B,) -> logits (B, V) and the state."""
@@ -55,14 +52,23 @@ class Stepper:
             return self._replay(tokens), state
         self._steps = self._steps + 1 if len(tokens) == self._rows else 0
         self._rows = len(tokens)
-        if self._steps >= PATIENCE and not self._refused and len(tokens) <= program.MOST_ROWS:
+        kind = recorder(len(tokens), tokens.device)
+        if self._steps >= PATIENCE and not self._refused and kind is not None:
+            self._replay = None  # its memory is free again once the new one has copied the state
             try:
-                self._replay = Replay(self.model, tokens, state)
+                self._replay = kind(self.model, tokens, state)
                 return self._replay.logits, self._replay.state
             except Unrecordable:
                 self._refused = True
         logits, state = self.model(tokens[:, None], state)
         return logits[:, -1], state
+
+
+def recorder(rows: int, device: torch.device) -> type[Replay | Graph] | None:
+    """What records a step of so many rows there: a graph on a GPU, else a program if the compiled kernels are here."""
+    if device.type == "cuda":
+        return Graph
+    return Replay if rows <= program.MOST_ROWS and native.absent() is None else None
 
 
 class Replay:

@@ -13,15 +13,16 @@ class CausalConv(nn.Module):
     Args:
         dim: channels.
         kernel: taps; weight[:, -1] multiplies the newest input. The state is the last kernel - 1 inputs.
+        activation: None, or "silu" for SiLU of the result.
     Raises:
         ValueError: kernel is less than 1.
     """
 
-    def __init__(self, dim: int, kernel: int = 4, *, device=None, dtype=None) -> None:
+    def __init__(self, dim: int, kernel: int = 4, *, activation: str | None = None, device=None, dtype=None) -> None:
         super().__init__()
         if kernel < 1:
             raise ValueError(f"CausalConv: kernel is {kernel}; a kernel has at least one tap.")
-        self.dim, self.kernel = dim, kernel
+        self.dim, self.kernel, self.activation = dim, kernel, activation
         self.weight = nn.Parameter(torch.empty(dim, kernel, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
         self.reset_parameters()
@@ -35,7 +36,7 @@ class CausalConv(nn.Module):
         self, x: Tensor, state: ConvState | None = None, *, reset: Tensor | None = None
     ) -> tuple[Tensor, ConvState]:
         """x (B, T, dim), state x (B, kernel-1, dim), reset (B, T) -> (B, T, dim) and the state."""
-        return ops.conv(x, self.weight, self.bias, state, reset=reset)
+        return ops.conv(x, self.weight, self.bias, state, activation=self.activation, reset=reset)
 
     def extra_repr(self) -> str:
-        return f"{self.dim}, kernel={self.kernel}"
+        return f"{self.dim}, kernel={self.kernel}, activation={self.activation}"

@@ -51,7 +51,7 @@ class MambaLayer(nn.Module):
         self.inner_dim = inner = 2 * dim if inner_dim is None else inner_dim
         self.dt_rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
         self.in_proj = Linear(dim, 2 * inner, bias=bias, **where)
-        self.conv = CausalConv(inner, conv_kernel, **where)
+        self.conv = CausalConv(inner, conv_kernel, activation="silu", **where)
         self.x_proj = Linear(inner, self.dt_rank + 2 * state_size, bias=False, **where)
         self.dt_proj = Linear(self.dt_rank, inner, **where)
         self.A_log = nn.Parameter(torch.empty(inner, state_size, **where))
@@ -82,7 +82,6 @@ class MambaLayer(nn.Module):
         conv_state, cell_state = split_state("MambaLayer", state)
         u, z = self.in_proj(x).chunk(2, -1)
         u, conv_state = self.conv(u, conv_state, reset=reset)
-        u = F.silu(u)
         r, b, c = self.x_proj(u).split([self.dt_rank, self.state_size, self.state_size], -1)
         wide = torch.promote_types(u.dtype, torch.float32)  # a step of bfloat16 is too coarse for its exponential
         delta, a = F.softplus(self.dt_proj(r).to(wide)), -torch.exp(self.A_log.to(wide))

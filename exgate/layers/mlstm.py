@@ -13,7 +13,7 @@ from exgate.layers.init import normal_, ramp_, small_, wang_
 from exgate.layers.linear import HeadwiseLinear, Linear
 from exgate.layers.norm import HeadNorm, per_head
 from exgate.layers.slstm import split_state
-from exgate.ops import MLSTMState
+from exgate.ops import MLSTMState, decode
 from exgate.ops.state import State
 
 
@@ -65,7 +65,7 @@ class MLSTMLayer(nn.Module):
         per_head("MLSTMLayer", "inner width", inner, heads)
         per_head("MLSTMLayer", "inner width", inner, qkv_block, "qkv_block")
         self.up = Linear(dim, 2 * inner, bias=bias, **where)
-        self.conv = CausalConv(inner, conv_kernel, **where) if conv_kernel else None
+        self.conv = CausalConv(inner, conv_kernel, activation="silu", **where) if conv_kernel else None
         self.q, self.k, self.v = (HeadwiseLinear(inner, inner // qkv_block, bias=bias, **where) for _ in range(3))
         self.igate = Linear(3 * inner, heads, **where)
         self.fgate = Linear(3 * inner, heads, **where)
@@ -98,18 +98,18 @@ class MLSTMLayer(nn.Module):
         """
         conv_state, cell_state = (None, state) if self.conv is None else split_state("MLSTMLayer", state)
         a, z = self.up(x).chunk(2, -1)
-        u = a
-        if self.conv is not None:
-            u, conv_state = self.conv(a, conv_state, reset=reset)
-        u = F.silu(u)
+        u, conv_state = (F.silu(a), None) if self.conv is None else self.conv(a, conv_state, reset=reset)
         q, k, v = self.q(u), self.k(u), self.v(a)
         gates = torch.cat([q, k, v], -1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
-        h, cell_state = ops.mlstm(
-            q, k, v, self.igate(gates), self.fgate(gates), cell_state,
-            input_gate=self.input_gate, eps=self.eps, reset=reset, chunk_size=self.chunk_size,
-        )  # fmt: skip
-        y = self.down((self.norm(h) + self.skip * u) * F.silu(z))
+        cell = q, k, v, self.igate(gates), self.fgate(gates), cell_state
+        options: dict[str, Any] = {"input_gate": self.input_gate, "eps": self.eps, "reset": reset}
+        step = decode.mlstm(*cell, **options, **self.norm.options)
+        if step is None:
+            h, cell_state = ops.mlstm(*cell, chunk_size=self.chunk_size, **options)
+            step = self.norm(h), cell_state
+        h, cell_state = step
+        y = self.down((h + self.skip * u) * F.silu(z))
         return y, cell_state if self.conv is None else (conv_state, cell_state)
 
     def extra_repr(self) -> str:
@@ -190,11 +190,14 @@ class MLSTM7BLayer(nn.Module):
     ) -> tuple[Tensor, MLSTMState]:
         """x (B, T, dim), reset (B, T) -> (B, T, dim) and the state."""
         q, k, v = (linear(x).unflatten(-1, (self.heads, -1)) for linear in (self.q, self.k, self.v))
-        h, state = ops.mlstm(
-            q, k, v, self._cap(self.igate(x)), self._cap(self.fgate(x)), state,
-            input_gate=self.input_gate, eps=self.eps, reset=reset, chunk_size=self.chunk_size,
-        )  # fmt: skip
-        return self.out(torch.sigmoid(self.ogate(x)) * self.norm(h)), state
+        i, f, o = self.igate(x), self.fgate(x), self.ogate(x)
+        options: dict[str, Any] = {"input_gate": self.input_gate, "eps": self.eps, "reset": reset}
+        step = decode.mlstm(q, k, v, i, f, state, gate=o, cap=self.gate_soft_cap, **options, **self.norm.options)
+        if step is None:
+            h, state = ops.mlstm(q, k, v, self._cap(i), self._cap(f), state, chunk_size=self.chunk_size, **options)
+            step = self.norm(h, o), state
+        y, state = step
+        return self.out(y), state
 
     def _cap(self, gate: Tensor) -> Tensor:
         if not self.gate_soft_cap:

@@ -1,8 +1,12 @@
 """Normalisation: over the width, and over each head. Statistics in float32 (float64 for float64 inputs)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from exgate import ops
 
 
 class RMSNorm(nn.Module):
@@ -25,8 +29,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim) in x's type."""
-        kind = _wide(x)
-        return F.rms_norm(x.to(kind), (self.dim,), _factor(self.weight, self.offset, kind), self.eps).to(x.dtype)
+        return ops.headnorm(x, self.weight, eps=self.eps, rms=True, offset=self.offset)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, eps={self.eps}, offset={self.offset}"
@@ -58,10 +61,12 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim) in x's type."""
-        kind = _wide(x)
-        bias = None if self.bias is None else self.bias.to(kind)
-        weight = _factor(self.weight, self.offset, kind)
-        return F.layer_norm(x.to(kind), (self.dim,), weight, bias, self.eps).to(x.dtype)
+        if self.bias is None:
+            return ops.headnorm(x, self.weight, eps=self.eps, offset=self.offset)
+        kind = torch.promote_types(x.dtype, torch.float32)
+        weight = self.weight.to(kind)
+        weight = 1 + weight if self.offset else weight
+        return F.layer_norm(x.to(kind), (self.dim,), weight, self.bias.to(kind), self.eps).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, eps={self.eps}, offset={self.offset}, bias={self.bias is not None}"
@@ -100,12 +105,19 @@ class HeadNorm(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.constant_(self.weight, 0.0 if self.offset else 1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., heads, dim / heads) -> (..., dim) in x's type."""
-        kind = _wide(x)
-        norm = F.rms_norm if self.rms else F.layer_norm
-        y = norm(x.to(kind), (self.size,), eps=self.eps).flatten(-2)
-        return (y * _factor(self.weight, self.offset, kind)).to(x.dtype)
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """x (..., heads, dim / heads) -> (..., dim) in x's type, times sigmoid(gate) with a gate (..., dim)."""
+        return ops.headnorm(x, self.per_head, gate, eps=self.eps, rms=self.rms, offset=self.offset)
+
+    @property
+    def per_head(self) -> Tensor:
+        """The weight as (heads, dim / heads)."""
+        return self.weight.view(self.heads, self.size)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `exgate.ops.decode` takes to do this norm in a step of a cell."""
+        return {"weight": self.per_head, "norm_eps": self.eps, "rms": self.rms, "offset": self.offset}
 
     def extra_repr(self) -> str:
         return f"{self.dim}, heads={self.heads}, eps={self.eps}, offset={self.offset}, rms={self.rms}"
@@ -116,12 +128,3 @@ def per_head(layer: str, name: str, size: int, count: int, counted: str = "heads
     if count < 1 or size % count:
         raise ValueError(f"{layer}: {name}={size} is not a multiple of {counted}={count}. Change one of them.")
     return size // count
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _factor(weight: Tensor, offset: bool, kind: torch.dtype) -> Tensor:
-    weight = weight.to(kind)
-    return 1 + weight if offset else weight

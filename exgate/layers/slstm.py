@@ -4,14 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from exgate import ops
 from exgate.layers.conv import CausalConv
 from exgate.layers.init import power_law_, small_
 from exgate.layers.linear import HeadwiseLinear, Linear
 from exgate.layers.norm import HeadNorm, per_head
-from exgate.ops import SLSTMState
+from exgate.ops import SLSTMState, decode
 from exgate.ops.state import State
 
 
@@ -57,7 +56,7 @@ class SLSTMLayer(nn.Module):
         self.dim, self.heads, self.forget_gate = dim, heads, forget_gate
         self.recurrent_init, self.block, self.blocks = recurrent_init, block, blocks
         size = per_head("SLSTMLayer", "dim", dim, heads)
-        self.conv = CausalConv(dim, conv_kernel, **where) if conv_kernel else None
+        self.conv = CausalConv(dim, conv_kernel, activation="silu", **where) if conv_kernel else None
         self.igate = HeadwiseLinear(dim, heads, **where)
         self.fgate = HeadwiseLinear(dim, heads, **where)
         self.zgate = HeadwiseLinear(dim, heads, **where)
@@ -84,15 +83,16 @@ class SLSTMLayer(nn.Module):
         The state is (ConvState, SLSTMState), or SLSTMState alone when there is no convolution.
         """
         conv_state, cell_state = (None, state) if self.conv is None else split_state("SLSTMLayer", state)
-        u = x
-        if self.conv is not None:
-            u, conv_state = self.conv(x, conv_state, reset=reset)
-            u = F.silu(u)
+        u, conv_state = (x, None) if self.conv is None else self.conv(x, conv_state, reset=reset)
         gates = torch.stack([self.igate(u), self.fgate(u), self.zgate(x), self.ogate(x)], 2)
         gates = gates.unflatten(-1, (self.heads, -1)) + self.bias
-        h, cell_state = ops.slstm(gates, self.recurrent, cell_state, forget_gate=self.forget_gate, reset=reset)
-        y = self.norm(h).to(x.dtype)
-        return y, cell_state if self.conv is None else (conv_state, cell_state)
+        cell, options = (gates, self.recurrent, cell_state), {"forget_gate": self.forget_gate, "reset": reset}
+        step = decode.slstm(*cell, **options, **self.norm.options)
+        if step is None:
+            h, cell_state = ops.slstm(*cell, **options)
+            step = self.norm(h), cell_state
+        y, cell_state = step
+        return y.to(x.dtype), cell_state if self.conv is None else (conv_state, cell_state)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, heads={self.heads}, forget_gate={self.forget_gate}"

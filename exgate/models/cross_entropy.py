@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from exgate.layers.linear import product
+from exgate.ops import gpu
 
 IGNORED = -100
+BLOCK = 4096  # logits that a program of a kernel takes at a time
 _LOGITS = {"cpu": 2**22, "default": 2**26}  # elements of one chunk of logits: 16 MB, on accelerators 256 MB, in float32
 
 
@@ -62,9 +64,18 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _logits(x: Tensor, weight: Tensor, soft_cap: float) -> Tensor:
-    z = product(x, weight).to(_wide(x))
+def _capped(z: Tensor, soft_cap: float) -> Tensor:
+    """The logits, which may take the place of z."""
+    z = z.to(_wide(z))
     return z.div_(soft_cap).tanh_().mul_(soft_cap) if soft_cap else z
+
+
+def _fused(name: str, logits: Tensor, grid: tuple[int, ...], rows: tuple[Tensor, ...], soft_cap: float) -> None:
+    """The kernel of that name on a chunk of logits, in one pass where the lines below take several."""
+    from exgate.models import triton_cross_entropy
+
+    constants = {"V": logits.shape[1], "CAPPED": soft_cap != 0, "IGNORED": IGNORED, "BLOCK": BLOCK, "warps": 8}
+    gpu.launch(getattr(triton_cross_entropy, name), grid, logits, *rows, soft_cap, **constants)
 
 
 def _check(targets: Tensor, vocabulary: int) -> None:
@@ -89,7 +100,11 @@ def forward_chunks(
         lse = torch.empty_like(nll)
         for begin in range(0, len(x), rows):
             part = slice(begin, begin + rows)
-            logits = _logits(x[part].to(kind), head, soft_cap)
+            logits = product(x[part].to(kind), head)
+            if gpu.refuses(logits) is None:
+                _fused("losses", logits, (len(logits),), (targets[part], nll[part], lse[part]), soft_cap)
+                continue
+            logits = _capped(logits, soft_cap)
             counts = targets[part] != IGNORED
             lse[part] = logits.logsumexp(-1)
             picked = logits.gather(1, targets[part].where(counts, 0)[:, None])[:, 0]
@@ -108,14 +123,19 @@ def backward_chunks(
         for begin in range(0, len(x), rows):
             part = slice(begin, begin + rows)
             inputs, counts = x[part].to(kind), targets[part] != IGNORED
-            logits = _logits(inputs, head, soft_cap)
-            slope = (logits / soft_cap).square_().neg_().add_(1) if soft_cap else None
-            d = logits.sub_(lse[part, None]).exp_()
-            d.scatter_add_(1, targets[part].where(counts, 0)[:, None], -torch.ones_like(d[:, :1]))
-            d *= torch.where(counts, grad[part], 0.0)[:, None]
-            if slope is not None:
-                d *= slope
-            d = d.to(kind)
+            d = product(inputs, head)
+            if gpu.refuses(d) is None:
+                grid = len(d), -(-d.shape[1] // BLOCK)
+                _fused("gradients", d, grid, (targets[part], lse[part], grad[part].contiguous()), soft_cap)
+            else:
+                logits = _capped(d, soft_cap)
+                slope = (logits / soft_cap).square_().neg_().add_(1) if soft_cap else None
+                d = logits.sub_(lse[part, None]).exp_()
+                d.scatter_add_(1, targets[part].where(counts, 0)[:, None], -torch.ones_like(d[:, :1]))
+                d *= torch.where(counts, grad[part], 0.0)[:, None]
+                if slope is not None:
+                    d *= slope
+                d = d.to(kind)
             dx[part] = d @ head
             dw += d.T @ inputs
         return dx, dw.to(weight.dtype)

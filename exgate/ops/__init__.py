@@ -6,6 +6,7 @@
 from exgate.ops.attention import AttentionState, attention
 from exgate.ops.conv import ConvState, conv
 from exgate.ops.dispatch import use_backend
+from exgate.ops.headnorm import headnorm
 from exgate.ops.headwise import headwise
 from exgate.ops.linear import linear
 from exgate.ops.lstm import LSTMState, lstm
@@ -26,6 +27,7 @@ __all__ = [
     "WKVState",
     "attention",
     "conv",
+    "headnorm",
     "headwise",
     "linear",
     "lstm",

@@ -26,6 +26,11 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = before
 
 
+def forced() -> str | None:
+    """The name that `use_backend` has set."""
+    return _forced
+
+
 def choose(op: str, backends: dict[str, ModuleType], name: str | None, *args: Any) -> ModuleType:
     """The backend for this call: the one that is named, else the first of `backends` that does not refuse `args`."""
     if name is None and _forced in backends:

@@ -48,7 +48,7 @@ def _ssm(**changes):
         (lambda: _mlstm(chunk_size=0), "chunk_size is 0; it should be at least 1"),
         (lambda: _mlstm(reset=torch.zeros(B, T)), "reset has type torch.float32; it should be torch.bool"),
         (lambda: _mlstm(reset=torch.zeros(B, 7, dtype=torch.bool)), "mlstm: reset has T=7"),
-        (lambda: _mlstm(backend="cuda"), "mlstm: there is no backend 'cuda'. Use one of 'cpu', 'eager', 'reference'"),
+        (lambda: _mlstm(backend="cuda"), "mlstm: there is no backend 'cuda'. Use one of 'cpu', 'triton', 'eager', "),
         (
             lambda: _mlstm(state=MLSTMState(torch.zeros(B, H, K, K), torch.zeros(B, H, K), torch.zeros(B, H))),
             "mlstm: state.c has V=3 in shape (2, 4, 3, 3) = (B, H, K, V), but q and v has V=6",

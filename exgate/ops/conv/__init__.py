@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from exgate.ops.conv import cpu, eager, reference
+from exgate.ops.conv import cpu, eager, reference, triton
 from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, state_type
 
-BACKENDS = {"cpu": cpu, "eager": eager, "reference": reference}
+BACKENDS = {"cpu": cpu, "triton": triton, "eager": eager, "reference": reference}
 
 
 class ConvState(NamedTuple):
@@ -22,24 +22,27 @@ def conv(
     bias: Tensor | None = None,
     state: ConvState | None = None,
     *,
+    activation: str | None = None,
     reset: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, ConvState]:
     r"""Causal convolution of each channel with its own kernel.
 
-    $y_t = b + \sum_{j=0}^{J-1} w_j\, x_{t-J+1+j}$ with J the kernel; inputs before the document are zero.
+    $y_t = b + \sum_{j=0}^{J-1} w_j\, x_{t-J+1+j}$ with J the kernel, or SiLU of that; inputs before the document are
+    zero.
 
     Args:
         x: (B, T, D).
         weight: (D, J); weight[:, -1] multiplies the newest input.
         bias: (D,) or None.
         state: where to continue from; None starts with zeros. Never modified.
+        activation: None, or 'silu' for $y \sigma(y)$.
         reset: (B, T), True where a new document begins: earlier inputs are not seen from there on.
-        backend: 'cpu', 'eager' or 'reference'; None takes the first that can.
+        backend: 'cpu', 'triton', 'eager' or 'reference'; None takes the first that can.
     Returns:
         y: (B, T, D) in x's type, and the state: the last J-1 inputs.
     Raises:
-        ValueError: shapes or types disagree, T is 0, or there is no such backend.
+        ValueError: shapes or types disagree, T is 0, an option is unknown, or there is no such backend.
     Cost: O(T D J).
     """
     sizes = check_sequence("conv", "x", x, "B T D")
@@ -49,12 +52,14 @@ def conv(
     if bias is not None:
         check_shape("conv", "bias", bias, "D", sizes, "x")
     check_reset("conv", reset, sizes, "x")
+    if activation not in (None, "silu"):
+        raise ValueError(f"conv: activation is {activation!r}; it should be None or 'silu'.")
     kind, kept = state_type(x), weight.shape[1] - 1
     if state is None:
         state = ConvState(x.new_zeros(sizes["B"], kept, sizes["D"], dtype=kind))
     check_shape("conv", "state.x", state.x, f"B {kept} D", sizes, "x")
     state = ConvState(state.x.to(kind))
-    args = (x, weight, bias, state, reset)
+    args = (x, weight, bias, state, reset, activation)
     run = choose("conv", BACKENDS, backend, *args).run
     with full_precision(x):
         return run(*args)

@@ -4,26 +4,26 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native, program
-from exgate.ops.conv import eager
+from exgate.ops.conv import eager, reference
 
 
-def refuses(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | None) -> str | None:
+def refuses(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | None, activation) -> str | None:
     return native.refuses(x, weight, bias, *state)
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | None):
+def run(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | None, activation: str | None):
     kind, kept = x.dtype, weight.shape[1] - 1
     x, weight, bias = x.float(), weight.float(), None if bias is None else bias.float()
     if x.shape[1] > 1:
         y = torch.ops.exgate.conv_cpu(x, weight, bias, state.x, reset)
         tail = x if x.shape[1] >= kept else torch.cat([state.x, x], 1)
-        return y.to(kind), type(state)(eager.last(tail, reset, kept))
+        return reference.activated(y.to(kind), activation), type(state)(eager.last(tail, reset, kept))
     if native.saves(x, weight, bias, *state):
-        y, state = eager.run(x, weight, bias, state, reset)
-        return y.to(kind), state
+        y, state = eager.run(x, weight, bias, state, reset, None)
+        return reference.activated(y.to(kind), activation), state
     window = state.x if reset is None else state.x.masked_fill(reset[..., None], 0.0)
     y, window = torch.ops.exgate.conv_step(x[:, 0], weight.detach().T.contiguous(), bias, window)
-    return y[:, None].to(kind), type(state)(window)
+    return reference.activated(y[:, None].to(kind), activation), type(state)(window)
 
 
 @torch.library.custom_op("exgate::conv_step", mutates_args=(), device_types="cpu")

@@ -16,15 +16,15 @@ def refuses(*args) -> str | None:
     return None
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | None):
+def run(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | None, activation: str | None):
     if x.shape[1] == 1:
-        return reference.run(x, weight, bias, state, reset)
+        return reference.run(x, weight, bias, state, reset, activation)
     kind, state_kind = x.dtype, state_type(x)
     window = torch.cat([state.x, x.to(state_kind)], 1)
     weight = weight.to(state_kind)
     y = torch.ops.exgate.conv_eager(window, weight, reset)
     y = y if bias is None else y + bias.to(state_kind)
-    return y.to(kind), type(state)(last(window, reset, weight.shape[1] - 1))
+    return reference.activated(y.to(kind), activation), type(state)(last(window, reset, weight.shape[1] - 1))
 
 
 def last(window: Tensor, reset: Tensor | None, kept: int) -> Tensor:

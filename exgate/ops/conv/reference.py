@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 from exgate.ops.dispatch import state_type
 
@@ -10,7 +11,11 @@ def refuses(*args) -> str | None:
     return None
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | None):
+def activated(y: Tensor, activation: str | None) -> Tensor:
+    return y if activation is None else silu(y)
+
+
+def run(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | None, activation: str | None):
     kind, state_kind = x.dtype, state_type(x)
     x, weight = x.to(state_kind), weight.to(state_kind)
     window = state.x
@@ -22,4 +27,4 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, state, reset: Tensor | N
         y = torch.einsum("bkd,dk->bd", window, weight)
         outputs.append(y if bias is None else y + bias.to(state_kind))
         window = window[:, 1:]
-    return torch.stack(outputs, 1).to(kind), type(state)(window)
+    return activated(torch.stack(outputs, 1).to(kind), activation), type(state)(window)

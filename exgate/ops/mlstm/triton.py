@@ -50,9 +50,13 @@ def refuses(q, k, v, i, f, state, *options) -> str | None:
 
 
 def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, reset: Tensor | None, chunk_size):
-    if q.shape[1] == 1:
-        return reference.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
     c, n, m = (None, None, None) if state is None else state
+    if q.shape[1] == 1:
+        if native.saves(q, k, v, i, f, c, n):
+            return reference.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
+        step = (*(x[:, 0] for x in (q, k, v, i, f)), c, n, m, reset, None, None)
+        h, *last = torch.ops.exgate.mlstm_decode(*step, 0.0, input_gate == "exp", normalize, eps, 0.0, False, False)
+        return h[:, None], last
     batch, steps, heads, key = q.shape
     half, value = q.dtype == torch.bfloat16, v.shape[-1]
     if torch.compiler.is_compiling():  # one program for any batch and length

@@ -1,0 +1,69 @@
+r"""The kernels of the norm of each head: x, the gate g and y are contiguous (N, H, V), w is (H, V) or w + 1 is.
+
+With z = (x - mean) r, r = 1 / sqrt(variance + eps) and s = sigmoid(g): y = s w z, and backward
+
+    dg = dy w z s (1 - s)    dw = sum over N of dy s z    dx = r (dz - mean(dz) - z mean(dz z)),  dz = dy s w,
+
+without the means of x and of dz where the root mean square normalises. A program takes some rows of one head, as one
+tile as wide as the head, so that all is read once.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def normalized(X, rows, columns, mask, eps, V: tl.constexpr, RMS: tl.constexpr):
+    """z (rows, columns) and r (rows, 1)."""
+    x = tl.load(X + rows + columns, mask=mask, other=0.0).to(tl.float32)
+    if not RMS:
+        x = tl.where(mask, x - tl.sum(x, 1, keep_dims=True) / V, 0.0)
+    r = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / V + eps)
+    return x * r, r
+
+
+@triton.jit(do_not_specialize=["N"])
+def forward(
+    X, WEIGHT, GATE, Y, N, eps,
+    H: tl.constexpr, V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, GATED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    head, columns = tl.program_id(1), tl.arange(0, COLUMNS)[None, :]
+    n = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    rows, mask = (n * H + head) * V, (n < N) & (columns < V)
+    weight = tl.load(WEIGHT + head * V + columns, mask=columns < V, other=0.0).to(tl.float32)
+    z, _ = normalized(X, rows, columns, mask, eps, V, RMS)
+    y = z * (weight + 1.0 if OFFSET else weight)
+    if GATED:
+        y = y / (1.0 + tl.exp(-tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32)))
+    tl.store(Y + rows + columns, y, mask=mask)
+
+
+@triton.jit(do_not_specialize=["N", "programs", "turns"])
+def backward(
+    DY, X, WEIGHT, GATE, DX, DWEIGHT, DGATE, N, programs, turns, eps,
+    H: tl.constexpr, V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, GATED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """A program takes every `programs`-th tile of a head; DWEIGHT (programs, H, V) are their sums."""
+    head, columns = tl.program_id(1), tl.arange(0, COLUMNS)[None, :]
+    weight = tl.load(WEIGHT + head * V + columns, mask=columns < V, other=0.0).to(tl.float32)
+    weight = weight + 1.0 if OFFSET else weight
+    dweight = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for turn in range(turns):
+        n = (tl.program_id(0) + turn * programs).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+        rows, mask = (n * H + head) * V, (n < N) & (columns < V)
+        z, r = normalized(X, rows, columns, mask, eps, V, RMS)
+        dy = tl.load(DY + rows + columns, mask=mask, other=0.0).to(tl.float32)
+        if GATED:
+            s = 1.0 / (1.0 + tl.exp(-tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32)))
+            tl.store(DGATE + rows + columns, dy * weight * z * s * (1.0 - s), mask=mask)
+            dy = dy * s
+        dweight += dy * z
+        dz = dy * weight
+        dx = dz - z * (tl.sum(dz * z, 1, keep_dims=True) / V)
+        if not RMS:
+            dx -= tl.sum(dz, 1, keep_dims=True) / V
+        tl.store(DX + rows + columns, dx * r, mask=mask)
+    place = (tl.program_id(0) * H + head) * V + columns
+    tl.store(DWEIGHT + place, tl.sum(dweight, 0, keep_dims=True), mask=columns < V)

@@ -1,0 +1,118 @@
+"""The norm of each head on the GPU against plain PyTorch in float64: values, gradients, types, and what is launched."""
+
+import pytest
+import torch
+
+from exgate.layers import HeadNorm, LayerNorm, RMSNorm
+from exgate.ops import gpu, headnorm
+from exgate.ops.headnorm import triton
+from tests.ops.contract import error, ground
+
+pytestmark = pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed")
+
+
+def _leaves(rows: tuple[int, ...], heads: tuple[int, ...], gated: bool, kind=torch.float32) -> list[torch.Tensor]:
+    x, weight = 3.0 + 2 * torch.randn(*rows, *heads), torch.randn(heads)
+    gate = [torch.randn(*rows, weight.numel())] if gated else []
+    return [tensor.to(kind).requires_grad_() for tensor in (x, weight, *gate)]
+
+
+def _run(leaves, backend: str, **options) -> list[torch.Tensor]:
+    y = headnorm(*leaves, backend=backend, **options)
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return [y.detach(), *torch.autograd.grad((y.double() * direction).sum(), leaves)]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("rms", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "heads"), [((2, 5), (3, 7)), ((1,), (2, 16)), ((70,), (1,)), ((70,), (24,)), ((2,), (1030,))]
+)
+def test_it_is_that_of_pytorch(rows, heads, rms, gated):
+    leaves = _leaves(rows, heads, gated)
+    options = {"eps": 1e-3, "rms": rms, "offset": gated}
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    with ground("triton"):
+        assert error(_run(leaves, "triton", **options), _run(exact, "eager", **options)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_short_types(kind):
+    leaves = _leaves((6,), (2, 32), True, kind)
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    with ground("triton"):
+        found = _run(leaves, "triton")
+    assert {x.dtype for x in found} == {kind}
+    assert error(found, _run(exact, "eager")) < (1e-2 if kind == torch.bfloat16 else 2e-3)
+
+
+def test_a_program_that_takes_several_tiles(monkeypatch):
+    monkeypatch.setattr(gpu, "target", lambda device: gpu.Target("cuda", 90, 0, 1))
+    leaves = _leaves((400,), (2, 5), True)
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    with ground("triton"):
+        assert error(_run(leaves, "triton"), _run(exact, "eager")) < 1e-5
+
+
+def test_a_mean_that_is_far_from_zero_costs_no_digits():
+    x, weight = 100 + torch.randn(4, 1, 64), torch.ones(1, 64)
+    with ground("triton"):
+        y = headnorm(x, weight, backend="triton")
+    assert error([y], [headnorm(x.double(), weight.double())]) < 3e-5
+
+
+def test_the_type_is_the_wider_of_both():
+    with ground("triton"):
+        y = headnorm(torch.randn(2, 3, 4).bfloat16(), torch.randn(3, 4), torch.randn(2, 12), backend="triton")
+    assert y.dtype == torch.float32
+    assert y.shape == (2, 12)
+
+
+@pytest.mark.parametrize("layer", [RMSNorm(12, offset=True), LayerNorm(12), HeadNorm(12, 3, rms=True)], ids=str)
+def test_the_layers_go_through_it(layer):
+    x = torch.randn(2, 5, 3, 4) if isinstance(layer, HeadNorm) else torch.randn(2, 5, 12)
+    wanted = layer(x)
+    with ground("triton"):
+        with gpu.recording(gpu.SM90) as launches:
+            layer(x)
+        torch.testing.assert_close(layer(x), wanted)
+    assert len(launches) == 1
+
+
+def _launches(rows: int, size: int) -> list[gpu.Launch]:
+    leaves = _leaves((rows,), (4, size), True)
+    with gpu.recording(gpu.SM90) as launches:
+        headnorm(*leaves, backend="triton").sum().backward()
+    return launches
+
+
+def test_no_constant_of_the_number_of_rows():
+    few, many = _launches(1, 64), _launches(5000, 64)
+    assert [launch.constants for launch in few] == [launch.constants for launch in many]
+    assert [launch.grid for launch in few] == [(1, 4), (1, 4)]
+    assert [launch.grid for launch in many] == [(313, 4), (313, 4)]
+
+
+def test_tiles_and_programs():
+    assert [triton.most(heads, warps, 132) for heads, warps in ((1, 16), (4, 2), (1000, 2))] == [132, 330, 1]
+    for size in (1, 64, 100, 512, 4000, 8192):
+        rows, columns, warps = triton.tile(size)
+        assert size <= columns <= max(16, 2 * size)
+        assert rows * columns == 512 * warps
+
+
+def test_refusals():
+    with ground("triton"), pytest.raises(ValueError, match="V=8193 is more than 8192"):
+        headnorm(torch.randn(1, 8193), torch.randn(8193), backend="triton")
+    with pytest.raises(ValueError, match=r"headnorm: weight has shape \(4, 3\) and x \(2, 3, 4\)"):
+        headnorm(torch.randn(2, 3, 4), torch.randn(4, 3))
+    with pytest.raises(ValueError, match=r"headnorm: gate has shape \(2, 3, 4\); it should be \(2, 12\)"):
+        headnorm(torch.randn(2, 3, 4), torch.randn(3, 4), torch.randn(2, 3, 4))
+
+
+def test_opcheck_and_compile():
+    leaves = _leaves((3,), (2, 5), True)
+    with ground("triton"):
+        torch.library.opcheck(torch.ops.exgate.headnorm_triton, (*leaves, 1e-5, False, True))
+        compiled = torch.compile(lambda *x: headnorm(*x, backend="triton"), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*leaves), headnorm(*leaves))
