@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -74,6 +74,13 @@ def real(request: pytest.FixtureRequest) -> Callable[[str], Path]:
 def instruction_set() -> str:
     """What kernels this run uses, for the processes that a test starts: they do not see --instruction-set."""
     return next(iter(native.usable()), "none")
+
+
+@pytest.fixture
+def place() -> Iterator[None]:
+    """New tensors are where Triton's kernels run: on the GPU, if there is one."""
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ class Graph:
             self._tokens = tokens[:, None].clone()
             self.state = map_state(lambda tensor: tensor.clone(memory_format=torch.contiguous_format), state)
             self._check(self._warm_up(model))
-            self._graph = torch.cuda.CUDAGraph()
+            self._graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
             try:
                 # What other threads do to the device meanwhile is no part of the graph, and does not end it.
                 with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
@@ -38,6 +38,7 @@ class Graph:
                     self.logits = logits[:, -1]
                     self._carry(after)
             except RuntimeError as error:
+                torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own stream behind
                 raise Unrecordable(f"graph: {error}") from None
             self._graph.replay()  # a capture runs nothing
 

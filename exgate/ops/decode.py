@@ -40,12 +40,14 @@ def mlstm(
 
     cap(x) = cap tanh(x / cap); 0 caps nothing. The other arguments are those of `mlstm` and `headnorm`.
     """
-    if not _applies(q, k, v, i, f, *(state or ()), weight, gate):
+    (batch, _, heads, key), value = q.shape, v.shape[-1]
+    sizes = (batch, heads, key, value), (batch, heads, key), (batch, heads)
+    if not (_applies(q, k, v, i, f, *(state or ()), weight, gate) and _fits(batch, state, sizes, reset)):
         return None
-    (batch, _, heads, _), old = q.shape, (None, None, None) if state is None else state
+    old = (None, None, None) if state is None else state
     cell = (*(x[:, 0] for x in (q, k, v, i, f)), *old, reset)
     options = (cap, input_gate == "exp", True, eps)
-    if mlstm_tiles(batch * heads, q.shape[-1], v.shape[-1], gpu.target(q.device).processors)[1] < v.shape[-1]:
+    if mlstm_tiles(batch * heads, key, value, gpu.target(q.device).processors)[1] < value:
         h, *new = torch.ops.exgate.mlstm_decode(*cell, None, None, *options, 0.0, False, False)
         y = headnorm(h, weight, None if gate is None else gate[:, 0], eps=norm_eps, rms=rms, offset=offset)
     else:
@@ -68,9 +70,11 @@ def slstm(
     reset: Tensor | None = None,
 ) -> tuple[Tensor, SLSTMState] | None:
     """headnorm(slstm(x, r, state), weight) and the state, if T is 1. The arguments are those of both."""
-    if len(x) > MOST_ROWS or not _applies(x, r, *(state or ()), weight):
+    batch, steps, _, heads, size = x.shape
+    if steps != 1 or batch > MOST_ROWS or not _applies(x, r, *(state or ()), weight):
         return None
-    batch, _, _, heads, size = x.shape
+    if not _fits(batch, state, ((batch, heads, size),) * 4, reset):
+        return None
     old = (None, None, None, None) if state is None else state
     whole = slstm_tiles(batch * heads, size, gpu.target(x.device).processors)[0] >= size
     options = (forget_gate == "exp", norm_eps, rms, offset)
@@ -83,6 +87,12 @@ def _applies(first: Tensor, *others: Tensor | None) -> bool:
     if first.shape[1] != 1 or dispatch.forced() not in (None, "triton"):
         return False
     return gpu.refuses(first, *others) is None and not native.saves(first, *others)
+
+
+def _fits(batch: int, state, sizes, reset: Tensor | None) -> bool:
+    """Whether state and reset are what they should be: if not, the op says what is wrong."""
+    same = state is None or all(part.shape == size for part, size in zip(state, sizes, strict=True))
+    return same and (reset is None or (reset.dtype == torch.bool and reset.shape == (batch, 1)))
 
 
 def mlstm_tiles(sequences: int, key: int, value: int, processors: int) -> tuple[int, int]:

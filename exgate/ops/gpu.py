@@ -102,6 +102,9 @@ def refuses(*tensors: Tensor | None) -> str | None:
             return "the kernels compute in float32, and an input is float64"
     if torch.compiler.is_exporting():
         return "an exported program runs where Triton may not be"
+    device = next(tensor.device for tensor in tensors if tensor is not None)
+    if device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_properties(device).major < 8:
+        return "the kernels need a GPU of compute capability 8.0 (Ampere) or later"
     return None if INSTALLED else "Triton is not installed. Use: pip install triton"
 
 
@@ -122,16 +125,17 @@ def products(kind: torch.dtype, device: torch.device) -> dict[str, Any]:
     """`DOT`, the type that a kernel's operands of matrix products have, and `PRECISION`, how float32 ones multiply.
 
     bfloat16 stays; float16 becomes float32 cut to 10 bits of mantissa (TF32), which are its own, since memories
-    overflow its range. float32 is multiplied exactly, unless PyTorch is told `torch.backends.cuda.matmul.allow_tf32`.
-    Triton's interpreter multiplies bfloat16 wrongly, so there every operand is float32.
+    overflow its range. float32 is multiplied as three products of TF32, which lose nothing that matters, unless
+    PyTorch is told that one is enough (`torch.backends.cuda.matmul.fp32_precision`). Triton's interpreter multiplies
+    bfloat16 wrongly, so there every operand is float32.
     """
     import triton.language as tl
 
     if interpreted():
         return {"DOT": tl.float32, "PRECISION": "ieee"}
     if kind == torch.bfloat16:
-        return {"DOT": tl.bfloat16, "PRECISION": "tf32"}
-    fast = kind == torch.float16 or torch.backends.cuda.matmul.allow_tf32
+        return {"DOT": tl.bfloat16, "PRECISION": "ieee"}  # which says nothing for bfloat16
+    fast = kind == torch.float16 or torch.backends.cuda.matmul.fp32_precision == "tf32"
     if target(device).kind == "hip":
         return {"DOT": tl.float32, "PRECISION": "tf32" if fast and target(device).arch == "gfx942" else "ieee"}
     return {"DOT": tl.float32, "PRECISION": "tf32" if fast else "tf32x3"}

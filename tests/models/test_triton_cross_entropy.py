@@ -8,7 +8,7 @@ from exgate.models.cross_entropy import cross_entropy
 from exgate.ops import gpu
 from tests.ops.contract import error, ground
 
-pytestmark = pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed")
+pytestmark = [pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed"), pytest.mark.usefixtures("place")]
 N, D, V = 7, 6, 45
 
 
@@ -39,6 +39,14 @@ def test_agrees_with_float64(block, soft_cap, monkeypatch):
     assert found[0][2] == 0
     assert not found[1][2].any()
     assert [launch.kernel.__name__ for launch in launches] == ["losses"] * 3 + ["gradients"] * 3
+
+
+def test_targets_that_lie_apart():
+    """Every second of a row, as labels are cut out of a larger tensor."""
+    x, weight, targets = _case()
+    apart = torch.stack([targets, targets.flip(0)], 1)[:, 0]
+    with ground("triton"):
+        assert error(_run(x, weight, apart), _run(x, weight, targets)) == 0
 
 
 def test_short_types():

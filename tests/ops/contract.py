@@ -47,6 +47,7 @@ from exgate.ops.state import map_state
 from exgate.ops.wkv import BACKENDS as WKV
 
 FLOAT64, FLOAT32, BFLOAT16, FLOAT16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+PLACE = "cuda" if torch.cuda.is_available() else "cpu"  # where Triton's kernels run
 TOLERANCE = {FLOAT64: 1e-11, FLOAT32: 1e-4, BFLOAT16: 4e-2, FLOAT16: 5e-3}
 
 
@@ -62,6 +63,7 @@ class Spec:
     sizes: tuple[tuple[int, ...], ...]
     backends: tuple[str, ...]
     options: dict = field(default_factory=dict)
+    lengths: tuple[int, int, int] = (63, 100, 257)  # of the longer sequences
 
     def call(self, sequences, weights, state, reset, backend: str, **options) -> tuple[Tensor, tuple]:
         """The op; on the GPU, if there is one, where the backend is made for it."""
@@ -341,12 +343,12 @@ def equals_reference(spec: Spec, backend: str, kind: torch.dtype) -> float:
     for time, size, state, reset in (
         (1, 0, True, False),
         (1, 2, False, True),
-        (63, 1, False, False),
-        (100, 0, True, True),
+        (spec.lengths[0], 1, False, False),
+        (spec.lengths[1], 0, True, True),
     ):
         case = Case.random(spec, kind, time=time, size=size, state=state, reset=reset, seed=time)
         worst = max(worst, error(case.run(backend), reference(case)))
-    case = Case.random(spec, kind, time=257, size=2, batch=1, seed=5)
+    case = Case.random(spec, kind, time=spec.lengths[2], size=2, batch=1, seed=5)
     return max(worst, error(case.run(backend), reference(case)))
 
 
@@ -558,7 +560,7 @@ def compiles(spec: Spec, backend: str, kind: torch.dtype) -> float:
     worst = 0.0
     for time, reset in (
         (1, False),
-        (3 if backend == "reference" else 70, True),
+        (3 if backend == "reference" else spec.lengths[1], True),
     ):  # the reference is traced step by step
         case = Case.random(spec, kind, time=time, reset=reset, seed=47)
 
@@ -621,10 +623,14 @@ def takes(name: str, backend: str, kind: torch.dtype) -> bool:
 
 
 def _here(spec: Spec, backend: str) -> Spec:
-    """The spec at sizes that suit the place: one head in Triton's interpreter, whose programs take a while each."""
+    """The spec at sizes that suit the place: Triton's interpreter takes a while for each program, and for each step.
+
+    So there is one head, and loops over time are short; what runs over chunks still has several.
+    """
     if not interpreted(backend) or not spec.name.startswith(("mlstm", "slstm", "lstm")):
         return spec
-    return replace(spec, sizes=tuple((1, *sizes[1:]) for sizes in spec.sizes))
+    lengths = spec.lengths if spec.name.startswith("mlstm") else (9, 20, 35)
+    return replace(spec, sizes=tuple((1, *sizes[1:]) for sizes in spec.sizes), lengths=lengths)
 
 
 def cases(only: str = "") -> Iterator[tuple[Callable, Spec, str, torch.dtype]]:

@@ -8,7 +8,7 @@ from exgate.ops import MLSTMState, SLSTMState, decode, gpu, headnorm, mlstm, sls
 from exgate.ops.state import flatten, map_state
 from tests.ops.contract import error, ground
 
-pytestmark = pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed")
+pytestmark = [pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed"), pytest.mark.usefixtures("place")]
 B, H = 2, 2
 
 
@@ -148,3 +148,13 @@ def test_opcheck_and_compile():
         y, after = torch.compile(call, fullgraph=True, backend="aot_eager")(state)
         wanted = call(state)
     assert error([y, *after], [wanted[0], *wanted[1]]) == 0.0
+
+
+def test_bad_states_and_resets_are_left_to_the_op():
+    """A state of another batch, marks that are no booleans: decode steps aside, and the op says what is wrong."""
+    parts, state, weight, gate = _mlstm(20, 37)
+    other = MLSTMState(*(x[:1] for x in state))
+    with ground("triton"):
+        assert decode.mlstm(*parts, state, weight, gate) is not None
+        assert decode.mlstm(*parts, other, weight, gate) is None
+        assert decode.mlstm(*parts, state, weight, gate, reset=torch.ones(B, 1, dtype=torch.int64)) is None

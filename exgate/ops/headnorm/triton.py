@@ -95,9 +95,9 @@ def _save(ctx, inputs, output):
 
 
 def _gradients(ctx, dy):
-    options = ctx.eps, ctx.rms, ctx.offset
-    dx, dweight, dgate = torch.ops.exgate.headnorm_triton_backward(dy, *ctx.saved_tensors, *options)
-    return dx, dweight, dgate if ctx.saved_tensors[2] is not None else None, None, None, None
+    saved, options = ctx.saved_tensors, (ctx.eps, ctx.rms, ctx.offset)  # once: recomputation unpacks them anew
+    dx, dweight, dgate = torch.ops.exgate.headnorm_triton_backward(dy, *saved, *options)
+    return dx, dweight, None if saved[2] is None else dgate, None, None, None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

@@ -170,10 +170,9 @@ class _Call:
         return torch.bfloat16 if self.q.dtype == torch.bfloat16 else torch.float32
 
     def gates(self, kernels) -> None:
-        grid = (self.sequences, self.chunks)
         gpu.launch(
-            kernels.gates, grid, self.i, self.f, self.reset, self.b, self.a, self.peak, self.steps,
-            H=self.heads, L=self.size, **self.gate, warps=max(1, min(4, self.size // 128)),
+            kernels.gates, (self.sequences * self.chunks,), self.i, self.f, self.reset, self.b, self.a, self.peak,
+            self.steps, self.sequences, H=self.heads, L=self.size, **self.gate, warps=max(1, min(4, self.size // 128)),
         )  # fmt: skip
 
     def walk(self, kernels, first, last, cs, ns, ms, kept, every: int, *, again: bool = False) -> None:
@@ -206,11 +205,11 @@ def _forward(
     call.gates(kernels)
     call.walk(kernels, first, last, cs, ns, ms, kept if sparse else None, every if sparse else call.chunks)
     chosen = call.tiles.outputs
-    grid = (call.sequences, -(-call.steps // chosen["BR"]), -(-call.value // chosen["BW"]))
+    grid = (call.sequences * -(-call.steps // chosen["BR"]), -(-call.value // chosen["BW"]))
     gpu.launch(
-        kernels.outputs, grid, call.q, call.k, call.v, *call.rows, cs, ns, ms, h, nq, call.steps, call.chunks, eps,
-        **call.sizes, **call.gate, NORMALIZE=normalize, STATES=c is not None or call.chunks > 1, SAVES=saves,
-        **call.products, **call.root, **chosen,
+        kernels.outputs, grid, call.q, call.k, call.v, *call.rows, cs, ns, ms, h, nq, call.steps, call.chunks,
+        call.sequences, eps, **call.sizes, **call.gate, NORMALIZE=normalize, SAVES=saves,
+        STATES=c is not None or call.chunks > 1, **call.products, **call.root, **chosen,
     )  # fmt: skip
     return found
 
@@ -253,8 +252,8 @@ def _backward(
     numbers = (call.b, call.peak, call.documents, ms)
     of_rows, sizes = call.tiles.rows, {name: call.sizes[name] for name in "HVL"}
     gpu.launch(
-        kernels.rows, (call.sequences, -(-call.steps // of_rows["BT"])), dh, h, nq, *numbers, r, dnq, call.steps,
-        call.chunks, eps, **sizes, **call.gate, NORMALIZE=normalize, **of_rows,
+        kernels.rows, (call.sequences * -(-call.steps // of_rows["BT"]),), dh, h, nq, *numbers, r, dnq, call.steps,
+        call.chunks, call.sequences, eps, **sizes, **call.gate, NORMALIZE=normalize, **of_rows,
     )  # fmt: skip
     states = (cs, ns, dc_last, dn_last)
     dcs, dns, edges = _walk_back(call, kernels, dh, numbers, r, dnq, states, first or (None, None))
@@ -296,7 +295,7 @@ def _tiles_back(call: _Call, kernels, rows, states, after, gradients, gates, edg
         ("k", (v, dh, q), k, dcs, dns, dk, kdk, ahead, of_keys),
         ("v", (k, q, dh), None, dcs, None, dv, None, ahead, of_values),
     ):
-        grid = (call.sequences, -(-call.steps // chosen["BR"]), -(-out.shape[-1] // chosen["BW"]))
+        grid = (call.sequences * -(-call.steps // chosen["BR"]), -(-out.shape[-1] // chosen["BW"]))
         gpu.launch(
             kernels.gradients, grid, x, y, z, own, *call.rows, ms, r, dnq, state, vector, out, products, call.steps,
             call.chunks, call.sequences, OF=name, INNER=x.shape[-1], WIDTH=out.shape[-1], OUTER=outer, **options,
@@ -304,7 +303,7 @@ def _tiles_back(call: _Call, kernels, rows, states, after, gradients, gates, edg
         )  # fmt: skip
     tiled = 0 if edges is None else edges.shape[-1]
     gpu.launch(
-        kernels.gate_gradients, (call.sequences, call.chunks), call.i, call.f, call.reset, kdk, qdq, edges, *gates,
+        kernels.gate_gradients, (call.sequences * call.chunks,), call.i, call.f, call.reset, kdk, qdq, edges, *gates,
         call.steps, call.chunks, call.sequences, H=call.heads, L=call.size, PARTS=parts, TILES=tiled,
         WIDE=gpu.power_of_two(tiled, 1), **call.gate, warps=max(1, min(4, call.size // 128)),
     )  # fmt: skip

@@ -22,14 +22,14 @@ from exgate.ops.mlstm.triton_forward import document_before, matrix_of, rows_of,
 from exgate.ops.triton_math import sigmoid
 
 
-@triton.jit(do_not_specialize=["T", "chunks"])
+@triton.jit(do_not_specialize=["T", "chunks", "heads"])
 def rows(
-    DH, OUT, NQ, B_SUM, PEAK, DOCUMENTS, MS, R, DNQ, T, chunks, eps,
+    DH, OUT, NQ, B_SUM, PEAK, DOCUMENTS, MS, R, DNQ, T, chunks, heads, eps,
     H: tl.constexpr, V: tl.constexpr, L: tl.constexpr, BV: tl.constexpr, BT: tl.constexpr,
     EXPONENTIAL: tl.constexpr, NORMALIZE: tl.constexpr, RESETS: tl.constexpr,
 ):  # fmt: skip
     """r and dnq of BT steps."""
-    head, tile = tl.program_id(0), tl.program_id(1)
+    head, tile = tl.program_id(0) % heads, tl.program_id(0) // heads
     b, h = (head // H).to(tl.int64), head % H
     head64 = head.to(tl.int64)
     start = tile * BT // L * L
@@ -145,7 +145,7 @@ def gradients(
     the gradient of that after it says (OUTER: there is one): X, Y, Z are dh, v, k for dq; v, dh, q for dk; k, q, dh for
     dv. Rows are steps t for dq, steps s for the others; the columns of the product are the other kind.
     """
-    head, tile, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    head, tile, part = tl.program_id(0) % heads, tl.program_id(0) // heads, tl.program_id(1)
     OF_Q: tl.constexpr = OF == "q"
     OF_V: tl.constexpr = OF == "v"
     ONE: tl.constexpr = BI >= INNER  # then X stays
@@ -267,7 +267,7 @@ def gate_gradients(
     EXPONENTIAL: tl.constexpr, RESETS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the raw gates of one chunk. PARTS of the inner products, TILES of the states (WIDE at least)."""
-    head, chunk = tl.program_id(0), tl.program_id(1)
+    head, chunk = tl.program_id(0) % heads, tl.program_id(0) // heads
     b, h = (head // H).to(tl.int64), head % H
     head64 = head.to(tl.int64)
     t = chunk * L + tl.arange(0, L)

@@ -11,8 +11,10 @@ With b the sum of log f from the start of a chunk, m_0, C_0 and n_0 the state be
 registers; `outputs` takes all tiles of all chunks at once. A reset cuts all this between two documents: no decay
 reaches across. Where the input gate is a sigmoid, m stays 0 and there is no p.
 
-Sequences are contiguous (B, T, H, ...), numbers of steps (B, H, T), states of chunks (B, H, N + 1, ...), the last one
-being that after the sequence. DOCUMENTS points to (B, T), how many documents have begun up to a step.
+Programs of all heads (batch times H: `heads`) and all tiles are numbered along the first dimension of a grid, the only
+one without a bound. Sequences are contiguous (B, T, H, ...), numbers of steps (B, H, T), states of chunks
+(B, H, N + 1, ...), the last one being that after the sequence. DOCUMENTS points to (B, T), how many documents have
+begun up to a step.
 """
 
 import triton
@@ -56,13 +58,13 @@ def _longer(decay, peak, next_decay, next_peak):
     return decay + next_decay, tl.maximum(peak + next_decay, next_peak)
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "heads"])
 def gates(
-    I, F, RESET, B_SUM, A, PEAK, T,
+    I, F, RESET, B_SUM, A, PEAK, T, heads,
     H: tl.constexpr, L: tl.constexpr, EXPONENTIAL: tl.constexpr, RESETS: tl.constexpr,
 ):  # fmt: skip
     """b, a and p of one chunk; steps beyond T keep b and add nothing."""
-    head, chunk = tl.program_id(0), tl.program_id(1)
+    head, chunk = tl.program_id(0) % heads, tl.program_id(0) // heads
     b, h = (head // H).to(tl.int64), head % H
     t = chunk * L + tl.arange(0, L)
     inside = t < T
@@ -171,16 +173,16 @@ def states(
             tl.store(M_LAST + head64, m, mask=tile == 0)
 
 
-@triton.jit(do_not_specialize=["T", "chunks"])
+@triton.jit(do_not_specialize=["T", "chunks", "heads"])
 def outputs(
-    Q_, K_, V_, B_SUM, A, PEAK, DOCUMENTS, CS, NS, MS, OUT, NQ, T, chunks, eps,
+    Q_, K_, V_, B_SUM, A, PEAK, DOCUMENTS, CS, NS, MS, OUT, NQ, T, chunks, heads, eps,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr,
     BI: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
     EXPONENTIAL: tl.constexpr, NORMALIZE: tl.constexpr, RESETS: tl.constexpr, STATES: tl.constexpr,
     SAVES: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, ROOT: tl.constexpr,
 ):  # fmt: skip
     """h of BR steps and BW values. STATES: there is something before the first chunk, or more than one chunk."""
-    head, tile, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    head, tile, part = tl.program_id(0) % heads, tl.program_id(0) // heads, tl.program_id(1)
     WHOLE_K: tl.constexpr = K % BI == 0
     WHOLE_V: tl.constexpr = V % BW == 0
     b, h = (head // H).to(tl.int64), head % H

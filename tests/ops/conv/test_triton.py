@@ -5,8 +5,8 @@ import torch
 
 from exgate.ops import ConvState, conv, gpu
 from exgate.ops.conv import triton
+from tests.ops.contract import PLACE, Case, error, ground
 from tests.ops.contract import SPECS as LAWS
-from tests.ops.contract import Case, error, ground
 
 pytestmark = pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed")
 WIDE = (150, 6)  # two strips of channels, and tiles of 4 steps
@@ -29,6 +29,7 @@ def test_many_tiles_in_one_program(monkeypatch):
         assert error(case.run("triton"), case.to(torch.float64).run("reference")) < 1e-5
 
 
+@pytest.mark.usefixtures("place")
 def test_half_of_a_projection_is_not_copied():
     """What a layer passes: every second block of channels of a product, in bfloat16 as are its weights."""
     both, weight = torch.randn(2, 9, 12).bfloat16(), torch.randn(6, 4).bfloat16().requires_grad_()
@@ -46,6 +47,7 @@ def test_half_of_a_projection_is_not_copied():
     assert error(list(gradients), list(wanted)) < 2e-2
 
 
+@pytest.mark.usefixtures("place")
 def test_nothing_foreign_reaches_a_document():
     x, reset = torch.randn(1, 8, 3), torch.zeros(1, 8, dtype=torch.bool)
     x[:, :5], reset[:, 5] = torch.nan, True
@@ -56,6 +58,7 @@ def test_nothing_foreign_reaches_a_document():
     assert all(part.isfinite().all() for part in (y[:, 5:], state.x, gradient[:, 5:]))
 
 
+@pytest.mark.usefixtures("place")
 def test_long_kernels_are_refused():
     with ground("triton"), pytest.raises(ValueError, match="kernel=9 taps are more than 8"):
         conv(torch.randn(1, 2, 3), torch.randn(3, 9), backend="triton")
@@ -92,6 +95,6 @@ def test_tiles_are_whole_powers_of_two_and_programs_fill_the_device():
 
 def test_opcheck():
     case = Case.random(LAWS["conv-silu"], torch.float32, time=3, size=2, reset=True)
-    leaves = [x.clone().requires_grad_() for x in (*case.sequences, *case.weights, *case.state)]
+    leaves = [x.to(PLACE).clone().requires_grad_() for x in (*case.sequences, *case.weights, *case.state)]
     with ground("triton"):
-        torch.library.opcheck(torch.ops.exgate.conv_triton, (*leaves, case.reset, True))
+        torch.library.opcheck(torch.ops.exgate.conv_triton, (*leaves, case.reset.to(PLACE), True))

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from exgate.layers import HeadNorm, LayerNorm, RMSNorm
 from exgate.ops import gpu, headnorm
 from exgate.ops.headnorm import triton
 from tests.ops.contract import error, ground
 
-pytestmark = pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed")
+pytestmark = [pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed"), pytest.mark.usefixtures("place")]
 
 
 def _leaves(rows: tuple[int, ...], heads: tuple[int, ...], gated: bool, kind=torch.float32) -> list[torch.Tensor]:
@@ -19,7 +20,7 @@ def _leaves(rows: tuple[int, ...], heads: tuple[int, ...], gated: bool, kind=tor
 
 def _run(leaves, backend: str, **options) -> list[torch.Tensor]:
     y = headnorm(*leaves, backend=backend, **options)
-    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direction = torch.randn(y.shape, generator=torch.Generator(y.device).manual_seed(0), dtype=torch.float64)
     return [y.detach(), *torch.autograd.grad((y.double() * direction).sum(), leaves)]
 
 
@@ -116,3 +117,14 @@ def test_opcheck_and_compile():
         torch.library.opcheck(torch.ops.exgate.headnorm_triton, (*leaves, 1e-5, False, True))
         compiled = torch.compile(lambda *x: headnorm(*x, backend="triton"), fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(*leaves), headnorm(*leaves))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_checkpointing(gated):
+    """Recomputation hands over the saved tensors once."""
+    leaves = _leaves((3,), (2, 5), gated)
+    with ground("triton"):
+        y = checkpoint(lambda *parts: headnorm(*parts, backend="triton"), *leaves, use_reentrant=False)
+        found = torch.autograd.grad(y.square().sum(), leaves)
+        wanted = torch.autograd.grad(headnorm(*leaves, backend="triton").square().sum(), leaves)
+    assert error(list(found), list(wanted)) == 0

@@ -7,9 +7,8 @@ import torch
 
 from exgate.ops import gpu, mlstm
 from exgate.ops.mlstm import triton
-from tests.ops.contract import BFLOAT16, FLOAT32, SPECS, Case, error, ground, reference
+from tests.ops.contract import BFLOAT16, FLOAT32, PLACE, SPECS, Case, error, ground, reference
 
-PLACE = "cuda" if torch.cuda.is_available() else "cpu"
 ONE_HEAD = {name: replace(spec, sizes=((1, 80, 144),)) for name, spec in SPECS.items() if name.startswith("mlstm")}
 
 
