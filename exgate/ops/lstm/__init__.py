@@ -5,9 +5,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, state_type
-from exgate.ops.lstm import cpu, eager, reference
+from exgate.ops.lstm import cpu, eager, reference, triton
 
-BACKENDS = {"cpu": cpu, "eager": eager, "reference": reference}
+BACKENDS = {"cpu": cpu, "triton": triton, "eager": eager, "reference": reference}
 
 
 class LSTMState(NamedTuple):
@@ -40,7 +40,7 @@ def lstm(
         state: where to continue from; None starts at zero. Never modified.
         peephole: (3, H, K) in the order i f o, or None.
         reset: (B, T), True where a new document begins: the state is emptied before that step.
-        backend: 'cpu', 'eager' or 'reference'; None takes the first that can.
+        backend: 'cpu', 'triton', 'eager' or 'reference'; None takes the first that can.
     Returns:
         h: (B, T, H, K) in x's type, and the state after the last step.
     Raises:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, state_type
-from exgate.ops.slstm import cpu, eager, reference
+from exgate.ops.slstm import cpu, eager, reference, triton
 
-BACKENDS = {"cpu": cpu, "eager": eager, "reference": reference}
+BACKENDS = {"cpu": cpu, "triton": triton, "eager": eager, "reference": reference}
 
 
 class SLSTMState(NamedTuple):
@@ -45,7 +45,7 @@ def slstm(
         state: where to continue from; None starts empty (h = c = n = 0, m = -inf). Never modified.
         forget_gate: 'sigmoid' (as published) or 'exp'.
         reset: (B, T), True where a new document begins: the state is emptied before that step.
-        backend: 'cpu', 'eager' or 'reference'; None takes the first that can.
+        backend: 'cpu', 'triton', 'eager' or 'reference'; None takes the first that can.
     Returns:
         h: (B, T, H, K) in x's type, and the state after the last step.
     Raises:
