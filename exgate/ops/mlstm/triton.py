@@ -128,10 +128,9 @@ def _product(size: int, contracted: int, made: int, half: bool, target: gpu.Targ
     large = half and target.shared > 200_000  # Hopper's products take their operands from shared memory
     if not half:
         rows, columns, inner, outer = 64, 32, 32, 128
-    elif large and made <= 128:
-        rows, columns, inner, outer = 128, 64, contracted if contracted <= 256 else 64, 128
-    elif large and contracted <= 128:
-        rows, columns, inner, outer = 128, 32, 128, 256
+    elif large and min(contracted, made) <= 128:
+        rows, columns, outer = 128, 64 if max(contracted, made) <= 64 else 32, 256
+        inner = contracted if contracted <= 256 else 64
     else:
         rows, columns, inner, outer = 64, 64, 128 if large else 64, 256
     tile = {"BI": min(contracted, inner), "BW": min(made, outer), "BR": min(size, rows), "BC": min(size, columns)}
