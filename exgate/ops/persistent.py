@@ -47,6 +47,8 @@ def tiles(batch: int, heads: int, size: int, number: int, device: gpu.Target) ->
         tile = 16
         while tile < 64 and heads * -(-size // tile) > device.processors and number * 8 * tile * width <= room:
             tile *= 2
+        if number > 2 and number * width > 1024:  # float32 goes through registers, and more would be spilt
+            block = 64
         while number * (STAGES if block < width else 1) * block * (4 * tile + 2 * rows) > room:
             block //= 2
     slices = -(-size // tile)
