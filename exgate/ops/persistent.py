@@ -34,8 +34,11 @@ class Tiles:
 
     @property
     def warps(self) -> int:
-        """A warp for 16 of the rows that a product has: units if a head is one program, units of all gates if not."""
-        return self.tile // 16 if self.slices == 1 else self.tile // 4
+        """A warp for 16 of the rows that a product has: units if a head is one program, units of all gates if not.
+
+        Where a program has long rows of weights at hand, 8 at the least, among which they go into registers.
+        """
+        return self.tile // 16 if self.slices == 1 else max(self.tile // 4, 8 if self.block >= 256 else 1)
 
 
 def tiles(batch: int, heads: int, size: int, number: int, device: gpu.Target) -> Tiles:

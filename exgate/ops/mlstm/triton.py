@@ -132,7 +132,9 @@ def _product(size: int, contracted: int, made: int, half: bool, target: gpu.Targ
         rows, columns, outer = 128, 64 if max(contracted, made) <= 64 else 32, 256
         inner = contracted if contracted <= 256 else 64
     else:
-        rows, columns, inner, outer = 64, 64, 128 if large else 64, 256
+        rows, columns, inner, outer = 64, 64, 128 if large else 64, 128 if target.kind == "hip" else 256
+    if half and not large and made <= 64:
+        columns = 32
     tile = {"BI": min(contracted, inner), "BW": min(made, outer), "BR": min(size, rows), "BC": min(size, columns)}
     return {**tile, "warps": 8 if tile["BR"] * tile["BW"] > 64 * 64 else 4}
 
