@@ -5,6 +5,7 @@
 # check  format, lint, types, then the tests: what a change must pass
 # fix    format and repair what ruff can repair
 # bench  the timings of docs/benchmarks.md, a quarter of an hour (own environment in .bench); ARGS=--quick: a few, unwritten
+# gpu    on a machine with a GPU: the laws and all tests that need one, then some under compute-sanitizer where it is
 # oracles  compare with the published packages, live (makes its own environments)
 # Every target first sets up .venv by itself.
 
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 # One thread per worker: two workers with two threads each are slower than two with one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test test-all test-sets check fix bench oracles clean
+.PHONY: demo test test-all test-sets check fix bench gpu oracles clean
 
 demo: $(STAMP)
 	@$(BIN)/exgate demo
@@ -44,11 +45,27 @@ fix: $(STAMP)
 bench: $(STAMP)
 	@bash benchmarks/run.sh $(ARGS)
 
+# Triton warns of a default that will change (FP_FUSION), and warnings are errors in tests.
+GPU_PYTEST := TRITON_DEFAULT_FP_FUSION=1 $(BIN)/python -m pytest -q -m gpu
+
+gpu: $(STAMP)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
+		|| { echo "PyTorch sees no GPU here: 'make test' runs the same laws in Triton's interpreter." >&2; exit 1; }
+	@$(GPU_PYTEST)
+	@tool=$$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -1); \
+	if [ -z "$$tool" ]; then echo "compute-sanitizer is not installed: races and bounds were not checked"; exit 0; fi; \
+	set -e; for check in memcheck racecheck; do \
+		echo "== compute-sanitizer --tool $$check"; \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 TRITON_DEFAULT_FP_FUSION=1 "$$tool" --tool $$check --error-exitcode 1 \
+			$(BIN)/python -m pytest -q -m gpu -x --timeout 1800 tests/ops/test_contract.py \
+			-k 'triton and (equals_reference or reset) and (bfloat16 or float32)'; \
+	done
+
 oracles: $(STAMP)
 	@bash tests/oracles/run.sh
 
 clean:
-	rm -rf .venv .bench .oracles .adapters build dist .pytest_cache .ruff_cache
+	rm -rf .venv .bench .bench-gpu .oracles .adapters build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and alone: it decides the platform (CPU or CUDA), the rest follows.

@@ -6,33 +6,17 @@ product too. Peers are imported where they are asked for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.timing import Contender
 from exgate import DenseSLSTMLayer, LSTMLayer, ops
 from exgate.layers.mamba import MambaLayer
 from exgate.ops.dispatch import use_backend
 
 HEADS = 4
-
-
-@dataclass
-class Contender:
-    """A call, what it is differentiated by, and the gradient of its output."""
-
-    call: Callable[[], Tensor]
-    leaves: list[Tensor]
-    weight: Tensor
-
-    def forward(self) -> None:
-        with torch.no_grad():
-            self.call()
-
-    def both(self) -> None:
-        torch.autograd.grad(self.call(), self.leaves, self.weight)
 
 
 def slstm(hidden: int, batch: int, steps: int, names: tuple[str, ...]) -> dict[str, Contender]:

@@ -57,7 +57,7 @@ def draw(results: dict[str, dict], folder: Path, suffix: str = "svg") -> list[Pa
     return paths
 
 
-def _figure(rows: int, columns: int, height: float):
+def panels(rows: int, columns: int, height: float):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -69,7 +69,7 @@ def _figure(rows: int, columns: int, height: float):
 def _cells(slstm: dict, mlstm: dict, channels: dict):
     """How many times as long each peer takes as the native cell, per case: bars from 1, logarithmic."""
     rows = [len(part["cases"]) for part in (slstm, mlstm, channels)]
-    figure, axes = _figure(3, 2, 2 + 0.42 * sum(rows))
+    figure, axes = panels(3, 2, 2 + 0.42 * sum(rows))
     axes[0][0].get_gridspec().set_height_ratios(rows)
     for line, (part, label, peers) in enumerate(
         (
@@ -116,7 +116,7 @@ def _bars(ax, cases: dict, kind: str, peers: tuple[str, ...]) -> None:
 
 def _growth(part: dict):
     """Time and memory over T, both axes logarithmic, with a line of slope 1 for the eye."""
-    figure, axes = _figure(2, 2, 7)
+    figure, axes = panels(2, 2, 7)
     for column, (cell, found) in enumerate(part["cells"].items()):
         title = {"sLSTM": "sLSTM (H=256, B=8)", "mLSTM": "mLSTM (B=1, K=V=128)"}[cell]
         for row, (unit, words) in enumerate(
@@ -129,7 +129,7 @@ def _growth(part: dict):
             ax.set_title(title)
             ax.set_xlabel("steps T")
             ax.set_ylabel(words)
-            _both_logarithmic(ax, sorted({size for one in found.values() for size in one["T"]}))
+            both_logarithmic(ax, sorted({size for one in found.values() for size in one["T"]}))
             first = found["cpu"]
             if unit in first and len(first["T"]) > 1:
                 x = [first["T"][0], first["T"][-1]]
@@ -145,7 +145,7 @@ def _line(ax, name: str, x: list[float], y: list[float]) -> None:
     ax.plot(x, y, marker="o", markersize=3.5, linewidth=1.6, color=COLOURS[name], label=name)
 
 
-def _both_logarithmic(ax, sizes: list[int]) -> None:
+def both_logarithmic(ax, sizes: list[int]) -> None:
     from matplotlib.ticker import LogLocator
 
     ax.set_xscale("log", base=2)
@@ -160,14 +160,14 @@ def _both_logarithmic(ax, sizes: list[int]) -> None:
 
 def _scaling(batch: dict, threads: dict):
     """Time per row over the batch, and two threads against one."""
-    figure, axes = _figure(1, 3, 3.6)
+    figure, axes = panels(1, 3, 3.6)
     for ax, (cell, found) in zip(axes[0], batch["cells"].items(), strict=False):
         for name, one in found.items():
             _line(ax, name, one["B"], [span / rows for span, rows in zip(one["milliseconds"], one["B"], strict=True)])
         ax.set_title({"sLSTM": "sLSTM (H=256, T=256)", "mLSTM": "mLSTM (T=1024, K=V=128)"}[cell])
         ax.set_xlabel("batch B")
         ax.set_ylabel("forward and backward, ms per row")
-        _both_logarithmic(ax, sorted({size for one in found.values() for size in one["B"]}))
+        both_logarithmic(ax, sorted({size for one in found.values() for size in one["B"]}))
         ax.legend(frameon=False, fontsize=9)
     ax = axes[0][2]
     cases = list(threads["cases"])
@@ -187,7 +187,7 @@ def _scaling(batch: dict, threads: dict):
 
 def _language_models(part: dict):
     """Tokens per second of each model in training and in prefill."""
-    figure, axes = _figure(1, 2, 3.6)
+    figure, axes = panels(1, 2, 3.6)
     names = list(part["parameters"])
     for ax, what in zip(axes[0], ("training", "prefill"), strict=True):
         cases = [case for case in part["cases"] if case.startswith(what)]
@@ -215,7 +215,7 @@ def _decode(part: dict):
     """Milliseconds per token, and a line where reading memory alone would end."""
     cases = list(part["cases"])
     sizes = list(dict.fromkeys(case.split(",")[0] for case in cases))
-    figure, axes = _figure(1, len(sizes), 3.8)
+    figure, axes = panels(1, len(sizes), 3.8)
     axes[0][0].get_gridspec().set_width_ratios([max(1.7, sum(c.startswith(s) for c in cases)) for s in sizes])
     names = list(part["cases"][cases[0]])
     for ax, size in zip(axes[0], sizes, strict=True):

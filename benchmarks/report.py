@@ -9,13 +9,18 @@ PAGE = timing.ROOT / "docs" / "benchmarks.md"
 
 
 def page(text: str, results: dict[str, dict]) -> str:
-    """The page with each part, between `<!-- name -->` and `<!-- end of name -->`, written anew."""
+    """The page with every part, between `<!-- name -->` and `<!-- end of name -->`, written anew."""
     parts = {name: tables.PARTS[name](part) for name, part in results.items()}
     parts["figures"] = tables.table(figures.HEADER, [figure.row() for figure in figures.figures(results)])
+    return fill(text, parts, PAGE.name)
+
+
+def fill(text: str, parts: dict[str, str], page: str) -> str:
+    """The text with each of these parts in its place."""
     for name, part in parts.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         if begin not in text or end not in text:
-            raise ValueError(f"{PAGE.name} has no part '{begin}' ... '{end}': write the two comments where it belongs.")
+            raise ValueError(f"{page} has no part '{begin}' ... '{end}': write the two comments where it belongs.")
         head, rest = text.split(begin)
         text = f"{head}{begin}\n{part}\n{end}{rest.split(end)[1]}"
     return text

@@ -8,13 +8,31 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SLOW = 12.0  # seconds: a call that takes longer is not repeated
+
+
+@dataclass
+class Contender:
+    """A call, what it is differentiated by, and the gradient of its output."""
+
+    call: Callable[[], Tensor]
+    leaves: list[Tensor]
+    weight: Tensor
+
+    def forward(self) -> None:
+        with torch.no_grad():
+            self.call()
+
+    def both(self) -> None:
+        torch.autograd.grad(self.call(), self.leaves, self.weight)
 
 
 def side_by_side(contenders: dict[str, Callable[[], object]], *, seconds: float = 4.0, rounds: int = 9) -> dict:
