@@ -206,17 +206,30 @@ def _tensor_cores(text: str) -> str:
 
 
 def table(rows: list[Row], names: Iterable[str]) -> tuple[list[str], list[list[str]]]:
-    """Per kernel, size and type the most that any variant needs on each target."""
+    """Per kernel, size and type the most that any variant needs on each target.
+
+    Kernels without tensor cores have one line for all sizes and types.
+    """
     cells: dict[tuple, list[Row]] = defaultdict(list)
-    order: dict[tuple[str, ...], None] = {}
+    products = {(case["op"], row.kernel) for row in rows for case in row.cases if row.tensor_cores}
+    order = list(dict.fromkeys((case["op"], case["size"], case["kind"]) for row in rows for case in row.cases))
+    keys = set()
     for row in rows:
         for case in row.cases:
-            key = (case["op"], row.kernel.strip("_"), case["size"], case["kind"])
-            order[key] = None
+            op, small = case["op"], (case["op"], row.kernel) not in products
+            place = len(order) if small else order.index((op, case["size"], case["kind"]))
+            size, kind = ("all", "all") if small else (case["size"], case["kind"])
+            key = (order.index(next(one for one in order if one[0] == op)), place, row.kernel, op, size, kind)
+            keys.add(key)
             cells[key, row.target].append(row)
     names = list(names)
     header = ["op", "kernel", "size", "type", *(f"{name}: registers, kB shared, tensor cores" for name in names)]
-    return header, [[*key, *(_cell(cells[key, name]) for name in names)] for key in order]
+    lines = [
+        [op, kernel.strip("_"), size, kind, *(_cell(cells[key, name]) for name in names)]
+        for key in sorted(keys)
+        for *_, kernel, op, size, kind in [key]
+    ]
+    return header, lines
 
 
 def _cell(rows: list[Row]) -> str:

@@ -112,7 +112,11 @@ def test_the_table_shows_the_most_of_all_variants():
     options = {"num_warps": 4, "num_stages": 2}
     rows = [Row("sm_90", "_k", [case], {}, options, 100, shared=4096, tensor_cores="8 wgmma bf16"),
             Row("sm_90", "_k", [case], {}, options, 120, shared=2048),
-            Row("sm_80", "_k", [case], {}, options, 255, spill=8)]  # fmt: skip
+            Row("sm_80", "_k", [case], {}, options, 255, spill=8),
+            Row("sm_90", "sums", [case, {**case, "kind": "float32"}], {}, options, 30)]  # fmt: skip
     header, lines = triton_resources.table(rows, ["sm_80", "sm_90", "gfx942"])
     assert header[:4] == ["op", "kernel", "size", "type"]
-    assert lines == [["mlstm", "k", "K=64 V=64", "bf16", "**spills 8 bytes**", "120 x 4 warps, 4, wgmma bf16", "-"]]
+    assert lines == [
+        ["mlstm", "k", "K=64 V=64", "bf16", "**spills 8 bytes**", "120 x 4 warps, 4, wgmma bf16", "-"],
+        ["mlstm", "sums", "all", "all", "-", "30 x 4 warps, 0, none", "-"],
+    ]

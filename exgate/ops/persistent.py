@@ -36,9 +36,10 @@ class Tiles:
     def warps(self) -> int:
         """A warp for 16 of the rows that a product has: units if a head is one program, units of all gates if not.
 
-        Where a program has long rows of weights at hand, 8 at the least, among which they go into registers.
+        Where a slice has long rows of weights all at hand, 8 at the least, that they spill nothing.
         """
-        return self.tile // 16 if self.slices == 1 else max(self.tile // 4, 8 if self.block >= 256 else 1)
+        whole = self.block >= max(256, self.slices * self.tile)
+        return self.tile // 16 if self.slices == 1 else max(self.tile // 4, 8 if whole else 1)
 
 
 def tiles(batch: int, heads: int, size: int, number: int, device: gpu.Target) -> Tiles:
