@@ -132,7 +132,7 @@ def _mlstm(
     tensors = [q, k, v, i, f, c, n, m, None if reset is None else reset.view(torch.uint8), weight, gate]
     rows, columns = mlstm_tiles(batch * heads, key, value, gpu.target(q.device).processors)
     gpu.launch(
-        triton_step.step, (batch * heads, -(-value // columns)), *_present(q, tensors), *out, cap, eps, norm_eps,
+        triton_step.step, (batch * heads, -(-value // columns)), *native.contiguous(*tensors), *out, cap, eps, norm_eps,
         key**-0.5, H=heads, K=key, V=value, BK=rows, BV=columns, EXPONENTIAL=exponential, NORMALIZE=normalize,
         CAPPED=cap != 0, EMPTY=c is None, RESETS=reset is not None, NORM=weight is not None, RMS=rms, OFFSET=offset,
         GATED=gate is not None,
@@ -153,16 +153,11 @@ def _slstm(
     tensors = [x, r, h, c, n, m, None if reset is None else reset.view(torch.uint8), weight]
     rows, columns, warps = slstm_tiles(batch * heads, size, gpu.target(x.device).processors)
     gpu.launch(
-        triton_step.step, (batch * heads, -(-size // rows)), *_present(x, tensors), *out, norm_eps,
+        triton_step.step, (batch * heads, -(-size // rows)), *native.contiguous(*tensors), *out, norm_eps,
         H=heads, K=size, BO=rows, BI=columns, EXP_F=exp_f, EMPTY=h is None, RESETS=reset is not None,
         NORM=weight is not None, RMS=rms, OFFSET=offset, warps=warps,
     )  # fmt: skip
     return out
-
-
-def _present(stand_in: Tensor, tensors: list[Tensor | None]) -> list[Tensor]:
-    """The tensors without gaps, and something to point at where there is none."""
-    return [stand_in if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
 def _mlstm_results(q: Tensor, v: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

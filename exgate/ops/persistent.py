@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exgate.ops import gpu
+from exgate.ops import gpu, native
 from exgate.ops.autograd import expect, received
 
 SCRATCH = 12_288  # bytes of shared memory for moving tiles between layouts
@@ -68,7 +68,7 @@ def run(
     cell: str, x: Tensor, r: Tensor, state: tuple[Tensor, ...], peephole: Tensor | None, reset: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
     """y in x's type and the last state. `cell` is "lstm", "slstm" or "slstm-exp"."""
-    saves = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in (x, r, *state, peephole))
+    saves = native.saves(x, r, *state, peephole)
     states = [*state, None, None][:4]
     peephole = None if peephole is None else peephole.float()
     y, *last, _ = torch.ops.exgate.recurrence_triton(x, r, *states, peephole, reset, cell, saves)
@@ -84,7 +84,7 @@ def _forward(
     from exgate.ops.triton_recurrence import forward
 
     found = y, *last, kept = _results(x, r, h, c, n, m, peephole, reset, cell, saves)
-    x, r, h, *start, peephole, reset = _contiguous(x, r, h, c, n, m, peephole, reset)
+    x, r, h, *start, peephole, reset = native.contiguous(x, r, h, c, n, m, peephole, reset)
     assert x is not None
     assert r is not None
     r = r.to(x.dtype) if x.shape[1] > 1 else r  # a single step reads the weights once: it converts what it reads
@@ -110,7 +110,7 @@ def _backward(
 
 def _differentiate(backward, dy, dh, dc, dn, x, r, y, h, kept, peephole, reset, cell: str):
     batch, steps, _, heads, size = x.shape
-    x, dy, dh, *start, peephole, reset = _contiguous(x, dy, dh, dc, dn, peephole, reset)
+    x, dy, dh, *start, peephole, reset = native.contiguous(x, dy, dh, dc, dn, peephole, reset)
     assert x is not None
     weights = r.to(x.dtype).contiguous()
     before = torch.cat([h.to(y.dtype)[:, None], y[:, :-1]], 1)  # h_{t-1}
@@ -166,10 +166,6 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype == torch.float32:
         return torch.bmm(a, b)
     return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a.float(), b.float())
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Any]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
 @_forward.register_fake

@@ -6,6 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def sigmoid(x):
+    """1 / (1 + exp(-x))."""
     e = tl.exp(-tl.abs(x))  # never overflows
     return tl.where(x >= 0, 1.0, e) / (1.0 + e)
 
@@ -21,6 +22,7 @@ def log_sigmoid(x):
 
 @triton.jit
 def tanh(x):
+    """By a polynomial below 0.25, where the exponentials would cancel."""
     a = tl.abs(x)
     e = tl.exp(-2.0 * a)
     s = a * a

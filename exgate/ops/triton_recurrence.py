@@ -23,6 +23,19 @@ from exgate.ops.triton_math import log_sigmoid, sigmoid, tanh
 
 
 @triton.jit
+def _own(first, batch, head, part, HEADS: tl.constexpr, SIZE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr):
+    """A program's sequences (1, ROWS) and (1, 1, ROWS), its units of all heads' (WARPS, 16, 1), which of both there
+    are; where the four gates lie (4, 1, 1, 1), and which of all that there is.
+    """
+    unit = part * TILE + (tl.arange(0, TILE // 16) * 16)[:, None, None] + tl.arange(0, 16)[None, :, None]
+    sequence = first + tl.arange(0, ROWS)
+    inside = (unit < SIZE) & (sequence[None, None, :] < batch)
+    b = sequence.to(tl.int64)
+    gate = (tl.arange(0, 4) * (HEADS * SIZE))[:, None, None, None]
+    return b[None, :], b[None, None, :], head * SIZE + unit, inside, gate, inside[None] & (gate >= 0)
+
+
+@triton.jit
 def _gates(x, TILE: tl.constexpr, ROWS: tl.constexpr):
     """(4 TILE, ROWS), gates one under the other -> i, f, z, o (TILE, ROWS). No data is moved."""
     iz, fo = tl.split(tl.permute(tl.reshape(x, (2, 2, TILE, ROWS)), (2, 3, 0, 1)))
@@ -88,16 +101,10 @@ def forward(
     S: tl.constexpr = HEADS * SIZE
     flat: tl.constexpr = (TILE, ROWS)
     tile: tl.constexpr = (WARPS, 16, ROWS)
-    unit = part * TILE + (tl.arange(0, WARPS) * 16)[:, None, None] + tl.arange(0, 16)[None, :, None]
     first = row + tl.program_id(0) * ROWS
-    inside = (unit < SIZE) & ((first + tl.arange(0, ROWS))[None, None, :] < batch)
-    unit = head * SIZE + unit
-    b = (first + tl.arange(0, ROWS)).to(tl.int64)
-    b3, b2 = b[None, None, :], b[None, :]
+    b2, b3, unit, inside, gate, four = _own(first, batch, head, part, HEADS, SIZE, TILE, ROWS)
     here = b2 < batch
     state = b3 * S + unit
-    gate = (tl.arange(0, 4) * S)[:, None, None, None]
-    four = inside[None] & (gate >= 0)
     x += begin.to(tl.int64) * (4 * S)
     x_at = x + (b3 * steps * (4 * S) + unit)[None] + gate
     y_at = y + begin.to(tl.int64) * S + b3 * steps * S + unit
@@ -248,16 +255,10 @@ def backward(
     S: tl.constexpr = HEADS * SIZE
     flat: tl.constexpr = (TILE, ROWS)
     tile: tl.constexpr = (WARPS, 16, ROWS)
-    unit = part * TILE + (tl.arange(0, WARPS) * 16)[:, None, None] + tl.arange(0, 16)[None, :, None]
     first = row + tl.program_id(0) * ROWS
-    inside = (unit < SIZE) & ((first + tl.arange(0, ROWS))[None, None, :] < batch)
-    unit = head * SIZE + unit
-    b = (first + tl.arange(0, ROWS)).to(tl.int64)
-    b3, b2 = b[None, None, :], b[None, :]
+    b2, b3, unit, inside, gate, four = _own(first, batch, head, part, HEADS, SIZE, TILE, ROWS)
     here = b2 < batch
     state = b3 * S + unit
-    gate = (tl.arange(0, 4) * S)[:, None, None, None]
-    four = inside[None] & (gate >= 0)
     last = end.to(tl.int64) - 1
     at = (b3 * steps + last) * (4 * S) + unit
     x_at, draw_at = x + at[None] + gate, draw + at[None] + gate

@@ -12,6 +12,7 @@ def refuses(*args) -> str | None:
 
 
 def activated(y: Tensor, activation: str | None) -> Tensor:
+    """y, or SiLU of it: what every backend without a kernel for it does at the end."""
     return y if activation is None else silu(y)
 
 

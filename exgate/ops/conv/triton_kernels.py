@@ -14,6 +14,8 @@ the sequence are WINDOW, (B, J - 1, D), and LAST has those before the next one.
 import triton
 import triton.language as tl
 
+from exgate.ops.triton_math import sigmoid
+
 
 @triton.jit
 def inputs_from(X, WINDOW, s, columns, stride, T, D: tl.constexpr, J: tl.constexpr, COUNT: tl.constexpr):
@@ -61,7 +63,7 @@ def forward(
         a += weight[None, :] * tl.where(seen[:, None], inputs[J - 1 - j], 0.0)
     if BIASED:
         a += tl.load(BIAS + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-    y = a / (1.0 + tl.exp(-a)) if SILU else a
+    y = a * sigmoid(a) if SILU else a
     tl.store(Y + (b * T + t)[:, None] * D + columns[None, :], y, mask=(t < T)[:, None] & inside[None, :])
     if (J > 1) & (tile == tiles - 1):
         row = tl.arange(0, KEPT)
@@ -132,7 +134,7 @@ def backward(
             if SILU:
                 for j in tl.static_range(J):
                     a = a + weights[j] * terms[j]
-                gate = 1.0 / (1.0 + tl.exp(-a))
+                gate = sigmoid(a)
                 da = da * gate * (1.0 + a * (1.0 - gate))
             du += weights[d] * tl.where(sees[:, None], da, 0.0)
             if d == 0:

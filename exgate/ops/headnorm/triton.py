@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exgate.ops import gpu
+from exgate.ops import gpu, native
 
 WIDEST = 8192  # a head is one tile
 
@@ -49,12 +49,12 @@ def _forward(x: Tensor, weight: Tensor, gate: Tensor | None, eps: float, rms: bo
     """y in the shape of x."""
     from exgate.ops.headnorm import triton_kernels
 
-    x, weight, gated = x.contiguous(), weight.contiguous(), x if gate is None else gate.contiguous()
+    x, weight, gate = native.contiguous(x, weight, gate)
     y = torch.empty_like(x, dtype=_kind(x, gate))
     constants, count = _constants(x, weight, gate, rms, offset), x.numel() // weight.numel()
     if count:
         grid = -(-count // constants["ROWS"]), constants["H"]
-        gpu.launch(triton_kernels.forward, grid, x, weight, gated, y, count, eps, **constants)
+        gpu.launch(triton_kernels.forward, grid, x, weight, gate, y, count, eps, **constants)
     return y
 
 
@@ -65,15 +65,14 @@ def _backward(
     """Gradients of x, weight and gate, the last one empty where there is none."""
     from exgate.ops.headnorm import triton_kernels
 
-    dy, x, weight = dy.contiguous(), x.contiguous(), weight.contiguous()
-    gated = x if gate is None else gate.contiguous()
-    dx, dgate = torch.empty_like(x), torch.empty_like(gated) if gate is not None else x.new_empty(0)
+    dy, x, weight, gate = native.contiguous(dy, x, weight, gate)
+    dx, dgate = torch.empty_like(x), x.new_empty(0) if gate is None else torch.empty_like(gate)
     constants, count = _constants(x, weight, gate, rms, offset), x.numel() // weight.numel()
     tiles = -(-count // constants["ROWS"])
     programs = min(tiles, most(constants["H"], constants["warps"], gpu.target(x.device).processors))
     dweight = x.new_empty((programs, *weight.shape), dtype=torch.float32)
     if count:
-        arguments = (dy, x, weight, gated, dx, dweight, dgate, count, programs, -(-tiles // programs), eps)
+        arguments = (dy, x, weight, gate, dx, dweight, dgate, count, programs, -(-tiles // programs), eps)
         gpu.launch(triton_kernels.backward, (programs, constants["H"]), *arguments, **constants)
     return dx, dweight.sum(0).to(weight.dtype), dgate
 

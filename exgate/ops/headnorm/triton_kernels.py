@@ -11,15 +11,30 @@ tile as wide as the head, so that all is read once.
 import triton
 import triton.language as tl
 
+from exgate.ops.triton_math import sigmoid
+
 
 @triton.jit
-def normalized(X, rows, columns, mask, eps, V: tl.constexpr, RMS: tl.constexpr):
-    """z (rows, columns) and r (rows, 1)."""
-    x = tl.load(X + rows + columns, mask=mask, other=0.0).to(tl.float32)
+def normalized(x, mask, eps, V: tl.constexpr, RMS: tl.constexpr):
+    """z (rows, columns) and r (rows, 1) of x, which is 0 outside of the mask."""
     if not RMS:
         x = tl.where(mask, x - tl.sum(x, 1, keep_dims=True) / V, 0.0)
     r = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / V + eps)
     return x * r, r
+
+
+@triton.jit
+def scaled(
+    x, WEIGHT, GATE, rows, head, columns, mask, eps,
+    V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """y of x (rows, columns): what a step of a cell does with its own h, too."""
+    z, _ = normalized(x, mask, eps, V, RMS)
+    weight = tl.load(WEIGHT + head * V + columns, mask=columns < V, other=0.0).to(tl.float32)
+    y = z * (weight + 1.0 if OFFSET else weight)
+    if GATED:
+        y *= sigmoid(tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32))
+    return y
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -28,14 +43,12 @@ def forward(
     H: tl.constexpr, V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, GATED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """y of ROWS rows of one head."""
     head, columns = tl.program_id(1), tl.arange(0, COLUMNS)[None, :]
     n = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     rows, mask = (n * H + head) * V, (n < N) & (columns < V)
-    weight = tl.load(WEIGHT + head * V + columns, mask=columns < V, other=0.0).to(tl.float32)
-    z, _ = normalized(X, rows, columns, mask, eps, V, RMS)
-    y = z * (weight + 1.0 if OFFSET else weight)
-    if GATED:
-        y = y / (1.0 + tl.exp(-tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32)))
+    x = tl.load(X + rows + columns, mask=mask, other=0.0).to(tl.float32)
+    y = scaled(x, WEIGHT, GATE, rows, head, columns, mask, eps, V, RMS, OFFSET, GATED)
     tl.store(Y + rows + columns, y, mask=mask)
 
 
@@ -53,10 +66,11 @@ def backward(
     for turn in range(turns):
         n = (tl.program_id(0) + turn * programs).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
         rows, mask = (n * H + head) * V, (n < N) & (columns < V)
-        z, r = normalized(X, rows, columns, mask, eps, V, RMS)
+        x = tl.load(X + rows + columns, mask=mask, other=0.0).to(tl.float32)
+        z, r = normalized(x, mask, eps, V, RMS)
         dy = tl.load(DY + rows + columns, mask=mask, other=0.0).to(tl.float32)
         if GATED:
-            s = 1.0 / (1.0 + tl.exp(-tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32)))
+            s = sigmoid(tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32))
             tl.store(DGATE + rows + columns, dy * weight * z * s * (1.0 - s), mask=mask)
             dy = dy * s
         dweight += dy * z

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
-from exgate.ops.autograd import expect, received
 from exgate.ops.mlstm import step
+from exgate.ops.mlstm.differentiate import gradient_tensors, register
 
 CHUNK = 32  # steps: as few as keep the products' tiles full, since half of a chunk's scores are never needed
 LARGEST = 256  # longer chunks are cut: the function is the same, and the scores stay in cache
@@ -137,17 +137,12 @@ def _backward(
 ) -> list[Tensor]:  # fmt: skip
     q, k, v, h, dh = (_rows(x) for x in (q, k, v, h, dh))
     c, n, m, reset, dc_last, dn_last = native.contiguous(c, n, m, reset, dc_last, dn_last)
-    found = _gradient_tensors(q, k, v, i, f, c, n)
+    found = gradient_tensors(q, k, v, i, f, c, n)
     more = dict(zip(("dq", "dk", "dv", "di", "df", "dc", "dn"), found, strict=False))
     more |= {"h": h, "dh": dh, "dc_last": dc_last, "dn_last": dn_last, "cs": cs, "ns": ns, "ms": ms}
     call = _call(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, **more)
     native.call("exgate_mlstm_backward", bytes(call))
     return found
-
-
-def _gradient_tensors(*inputs: Tensor | None) -> list[Tensor]:
-    """As many as there are inputs, which are None at the end where no state came in."""
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs if x is not None]
 
 
 @_forward.register_fake
@@ -157,27 +152,4 @@ def _(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, saves):
     return h, c, n, m, cs, ns, ms
 
 
-@_backward.register_fake
-def _(dh, dc, dn, q, k, v, i, f, c, n, m, reset, h, cs, ns, ms, size, exponential, normalize, eps):
-    return _gradient_tensors(q, k, v, i, f, c, n)
-
-
-def _save(ctx, inputs, output):
-    q, k, v, i, f, c, n, m, reset, *ctx.options, _ = inputs
-    h, _, _, _, *kept = output
-    expect(ctx, *output[:1])
-    ctx.save_for_backward(q, k, v, i, f, c, n, m, reset, h, *kept)
-
-
-def _gradients(ctx, *gradients):
-    (dh,), (dc, dn) = received(ctx, gradients[0]), gradients[1:3]
-    saved = ctx.saved_tensors  # once: recomputation unpacks them anew each time
-    if dc is None and dn is not None:
-        dc = dn.new_zeros(*dn.shape, saved[2].shape[-1])
-    if dn is None and dc is not None:
-        dn = dc.new_zeros(dc.shape[:3])
-    found = torch.ops.exgate.mlstm_cpu_backward(dh, dc, dn, *saved, *ctx.options)
-    return *found, *(None,) * (len(ctx.needs_input_grad) - len(found))
-
-
-_forward.register_autograd(_gradients, setup_context=_save)
+register(_forward, _backward)

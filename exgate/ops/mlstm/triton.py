@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from exgate.ops import gpu, native
-from exgate.ops.autograd import expect, received
 from exgate.ops.mlstm import reference
+from exgate.ops.mlstm.differentiate import gradient_tensors, register
 
 CHUNKS = (64, 128, 256, 512, 1024)
 SHORTEST = 16  # a tile of a product has 16 rows at the least
@@ -243,7 +243,7 @@ def _backward(
 
     call = _Call(q, k, v, i, f, reset, size, exponential)
     dh, c, n, m, dc_last, dn_last = native.contiguous(dh, c, n, m, dc_last, dn_last)
-    found = dq, dk, dv, di, df, *first = _gradient_tensors(q, k, v, i, f, c, n)
+    found = dq, dk, dv, di, df, *first = gradient_tensors(q, k, v, i, f, c, n)
     call.gates(forward)
     cs = kept
     if every > 1:
@@ -272,8 +272,8 @@ def _walk_back(call: _Call, kernels, dh, numbers, r, dnq, states, first):
         return None, None, None
     chosen = call.tiles.state_gradients
     tiled = -(-call.key // chosen["BK"]) * -(-call.value // chosen["BV"])
-    dcs, dns = call.states(call.chunks), call.numbers().new_empty(call.sequences, call.chunks, call.key)
-    edges = dns.new_empty(call.sequences, call.chunks, tiled)
+    dcs = call.states(call.chunks)
+    dns, edges = (dh.new_empty(call.sequences, call.chunks, n, dtype=torch.float32) for n in (call.key, tiled))
     gpu.launch(
         kernels.state_gradients, (call.sequences, tiled), call.q, dh, *numbers, r, dnq, cs, ns, dc_last, dn_last, dcs,
         dns, edges, *first, call.steps, call.chunks, **call.sizes, **call.gate, ENDS=dc_last is not None,
@@ -310,37 +310,9 @@ def _tiles_back(call: _Call, kernels, rows, states, after, gradients, gates, edg
     )  # fmt: skip
 
 
-def _gradient_tensors(*inputs: Tensor | None) -> list[Tensor]:
-    """As many as there are inputs, which are None at the end where no state came in."""
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs if x is not None]
-
-
 @_forward.register_fake
 def _(q, k, v, i, f, c, n, m, reset, size, every, exponential, normalize, eps, saves):
     return _outputs(q, v, size, every, saves)
 
 
-@_backward.register_fake
-def _(dh, dc, dn, q, k, v, i, f, c, n, *rest):
-    return _gradient_tensors(q, k, v, i, f, c, n)
-
-
-def _save(ctx, inputs, output):
-    q, k, v, i, f, c, n, m, reset, *ctx.options, _ = inputs
-    h, _, _, _, *kept = output
-    expect(ctx, h)
-    ctx.save_for_backward(q, k, v, i, f, c, n, m, reset, h, *kept)
-
-
-def _gradients(ctx, *gradients):
-    (dh,), (dc, dn) = received(ctx, gradients[0]), gradients[1:3]
-    saved = ctx.saved_tensors  # once: recomputation unpacks them anew each time
-    if dc is None and dn is not None:
-        dc = dn.new_zeros(*dn.shape, saved[2].shape[-1])
-    if dn is None and dc is not None:
-        dn = dc.new_zeros(dc.shape[:3])
-    found = torch.ops.exgate.mlstm_triton_backward(dh, dc, dn, *saved, *ctx.options)
-    return *found, *(None,) * (len(ctx.needs_input_grad) - len(found))
-
-
-_forward.register_autograd(_gradients, setup_context=_save)
+register(_forward, _backward)

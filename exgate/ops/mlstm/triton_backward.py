@@ -18,7 +18,7 @@ computes all scores for itself; the inner products of the gate gradients come in
 import triton
 import triton.language as tl
 
-from exgate.ops.mlstm.triton_forward import document_before, matrix_of, rows_of, stabilizer
+from exgate.ops.mlstm.triton_forward import document_before, matrix_of, rows_of, stabilizer, state_tile
 from exgate.ops.triton_math import sigmoid
 
 
@@ -72,16 +72,12 @@ def state_gradients(
 ):  # fmt: skip
     """Tiles of dC and dn after every chunk, and this tile's part of C . dC + n . dn there; then those at the start."""
     head, tile = tl.program_id(0), tl.program_id(1)
-    NV: tl.constexpr = (V + BV - 1) // BV
-    TILES: tl.constexpr = NV * ((K + BK - 1) // BK)
+    TILES: tl.constexpr = ((V + BV - 1) // BV) * ((K + BK - 1) // BK)
     WHOLE_K: tl.constexpr = K % BK == 0
     WHOLE_V: tl.constexpr = V % BV == 0
     b, h = (head // H).to(tl.int64), head % H
-    ks, vs = (tile // NV) * BK + tl.arange(0, BK), (tile % NV) * BV + tl.arange(0, BV)
-    own = (ks[:, None] < K) & (vs[None, :] < V)
-    of_n = ks < tl.where(tile % NV == 0, K, 0)  # what of n is this program's
+    ks, vs, place, own, of_n = state_tile(tile, K, V, BK, BV)
     head64 = head.to(tl.int64)
-    place = ks[:, None] * V + vs[None, :]
     dc = tl.zeros((BK, BV), tl.float32)
     dn = tl.zeros((BK,), tl.float32)
     if ENDS:

@@ -40,6 +40,15 @@ def matrix_of(base, rows, columns, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, WH
 
 
 @triton.jit
+def state_tile(tile, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """Rows and columns of a tile of C, their places, which of them exist, and what of n is this program's to write."""
+    COLUMNS: tl.constexpr = (V + BV - 1) // BV
+    ks, vs = (tile // COLUMNS) * BK + tl.arange(0, BK), (tile % COLUMNS) * BV + tl.arange(0, BV)
+    of_n = ks < tl.where(tile % COLUMNS == 0, K, 0)
+    return ks, vs, ks[:, None] * V + vs[None, :], (ks[:, None] < K) & (vs[None, :] < V), of_n
+
+
+@triton.jit
 def stabilizer(b, peak, m, same, EXPONENTIAL: tl.constexpr):
     """m_t from m before the chunk, which counts for the steps `same` that are still of its document."""
     if EXPONENTIAL:
@@ -102,15 +111,11 @@ def states(
     each program takes one segment, from what was kept, and n and m are known.
     """
     head, tile, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    NV: tl.constexpr = (V + BV - 1) // BV
     WHOLE_K: tl.constexpr = K % BK == 0
     WHOLE_V: tl.constexpr = V % BV == 0
     b, h = (head // H).to(tl.int64), head % H
-    ks, vs = (tile // NV) * BK + tl.arange(0, BK), (tile % NV) * BV + tl.arange(0, BV)
-    own = (ks[:, None] < K) & (vs[None, :] < V)
-    of_n = ks < tl.where(tile % NV == 0, K, 0)  # what of n this program writes
+    ks, vs, place, own, of_n = state_tile(tile, K, V, BK, BV)
     head64 = head.to(tl.int64)
-    place = ks[:, None] * V + vs[None, :]
     begin = part * segment
     end = tl.minimum(begin + segment, chunks) if AGAIN else chunks
     c = tl.zeros((BK, BV), tl.float32)

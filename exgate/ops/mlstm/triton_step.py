@@ -8,25 +8,12 @@ q scaled by 1 / sqrt(K), then y = sigmoid(o) w norm(h). Where the input gate is 
 columns of one head's memory, BK rows at a time; it can normalise h if these are all the columns.
 """
 
+# pyright: reportArgumentType=false
 import triton
 import triton.language as tl
 
+from exgate.ops.headnorm.triton_kernels import scaled
 from exgate.ops.triton_math import log_sigmoid, tanh
-
-
-@triton.jit
-def normalized(h, WEIGHT, GATE, row, head, columns, eps, V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr,
-               GATED: tl.constexpr):  # fmt: skip
-    """sigmoid(gate) w (h - mean) / sqrt(variance + eps), h being all V columns of a head."""
-    inside = columns < V
-    if not RMS:
-        h = tl.where(inside, h - tl.sum(tl.where(inside, h, 0.0), 0) / V, 0.0)
-    y = h / tl.sqrt(tl.sum(h * h, 0) / V + eps)
-    weight = tl.load(WEIGHT + head * V + columns, mask=inside, other=0.0).to(tl.float32)
-    y = y * (weight + 1.0 if OFFSET else weight)
-    if GATED:
-        y = y / (1.0 + tl.exp(-tl.load(GATE + row * V + columns, mask=inside, other=0.0).to(tl.float32)))
-    return y
 
 
 @triton.jit
@@ -36,6 +23,7 @@ def step(
     EXPONENTIAL: tl.constexpr, NORMALIZE: tl.constexpr, CAPPED: tl.constexpr, EMPTY: tl.constexpr,
     RESETS: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
+    """BV columns of one head of one row: h or y of them, and the next state."""
     row, strip = tl.program_id(0).to(tl.int64), tl.program_id(1)
     columns = strip * BV + tl.arange(0, BV)
     i, f = tl.load(I + row).to(tl.float32), tl.load(F + row).to(tl.float32)
@@ -72,5 +60,7 @@ def step(
     y = tl.sum(h, 0)
     y = y / (tl.maximum(tl.abs(tl.sum(nq, 0)), tl.exp(-m)) + eps) if NORMALIZE else y * tl.exp(m)
     if NORM:
-        y = normalized(y, WEIGHT, GATE, row, row % H, columns, norm_eps, V, RMS, OFFSET, GATED)
+        wide = columns[None, :]
+        y = scaled(y[None, :], WEIGHT, GATE, row * V, row % H, wide, wide < V, norm_eps, V, RMS, OFFSET, GATED)
+        y = tl.reshape(y, (BV,))
     tl.store(Y + row * V + columns, y, mask=columns < V)

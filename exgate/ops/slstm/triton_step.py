@@ -10,7 +10,7 @@ normalise h if these are all the cells.
 import triton
 import triton.language as tl
 
-from exgate.ops.mlstm.triton_step import normalized
+from exgate.ops.headnorm.triton_kernels import scaled
 from exgate.ops.triton_math import log_sigmoid, sigmoid, tanh
 
 
@@ -20,6 +20,7 @@ def step(
     H: tl.constexpr, K: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr, EXP_F: tl.constexpr, EMPTY: tl.constexpr,
     RESETS: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr,
 ):  # fmt: skip
+    """BO cells of one head of one row: h or y of them, and the next state."""
     row = tl.program_id(0).to(tl.int64)
     b, head = row // H, row % H
     cells = tl.program_id(1) * BO + tl.arange(0, BO)
@@ -63,5 +64,7 @@ def step(
     tl.store(N_NEXT + places, n, mask=inside)
     tl.store(M_NEXT + places, m, mask=inside)
     if NORM:
-        h = normalized(h, WEIGHT, WEIGHT, row, head, cells, norm_eps, K, RMS, OFFSET, False)
+        wide = cells[None, :]
+        h = scaled(h[None, :], WEIGHT, None, row * K, head, wide, wide < K, norm_eps, K, RMS, OFFSET, False)
+        h = tl.reshape(h, (BO,))
     tl.store(Y + places, h, mask=inside)

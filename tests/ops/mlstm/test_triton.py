@@ -9,6 +9,7 @@ from exgate.ops import gpu, mlstm
 from exgate.ops.mlstm import triton
 from tests.ops.contract import BFLOAT16, FLOAT32, PLACE, SPECS, Case, error, ground, reference
 
+pytestmark = pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed")
 ONE_HEAD = {name: replace(spec, sizes=((1, 80, 144),)) for name, spec in SPECS.items() if name.startswith("mlstm")}
 
 
