@@ -77,9 +77,9 @@ def conv(quick: bool) -> Iterator[Case]:
 def headnorm(quick: bool) -> Iterator[Case]:
     for dim in CHANNELS[:1] if quick else CHANNELS:
         for kind in ("bf16",) if quick else ("bf16", "float32"):
-            for heads, rms, gated in ((4, False, True), (1, True, False))[: 1 if quick else 2]:
-                variant = f"{'root mean square' if rms else 'variance'}{', gate' if gated else ''}"
-                call = partial(_headnorm, dim, heads, kind, rms, gated)
+            for heads, after in ((4, "gate, skip"), (4, "gate"), (1, ""))[: 1 if quick else 3]:
+                variant = f"variance, {after}" if after else "root mean square"
+                call = partial(_headnorm, dim, heads, kind, after)
                 yield Case("headnorm", f"H={heads} V={dim // heads}", kind, variant, call)
 
 
@@ -133,10 +133,13 @@ def _conv(dim: int, kind: str, activation: str | None, whole: bool) -> None:
     _forward_and_backward(call, whole, leaves, start if whole else ())
 
 
-def _headnorm(dim: int, heads: int, kind: str, rms: bool, gated: bool) -> None:
+def _headnorm(dim: int, heads: int, kind: str, after: str) -> None:
     x, weight = _leaf(BATCH, STEPS // 16, heads, dim // heads, kind=KINDS[kind]), _leaf(heads, dim // heads)
-    leaves = [x, weight] + [_leaf(BATCH, STEPS // 16, dim, kind=KINDS[kind])] * gated
-    y = ops.headnorm(*leaves, rms=rms, backend="triton")
+    gate, u = (_leaf(BATCH, STEPS // 16, dim, kind=KINDS[kind]) for _ in range(2))
+    skip = [u, _leaf(dim)] if "skip" in after else []
+    leaves = [x, weight, *[gate] * bool(after), *skip]
+    options = {"rms": not after, "activation": "silu" if skip else "sigmoid"}
+    y = ops.headnorm(*leaves[:3], tuple(skip) or None, backend="triton", **options)
     torch.autograd.grad(y, leaves, torch.empty_like(y))
 
 
@@ -147,8 +150,10 @@ def _mlstm_step(key: int, value: int, batch: int) -> None:
     given += [torch.empty(batch, 1, heads) for _ in range(2)]
     gate = torch.empty(batch, 1, heads * value, dtype=torch.bfloat16)
     state = ops.MLSTMState(*(torch.empty(batch, heads, *shape) for shape in ((key, value), (key,), ())))
-    for cap, options, reset in ((15.0, {"rms": True}, None), (0.0, {"offset": True}, torch.empty(batch, 1).bool())):
-        decode.mlstm(*given, state, torch.empty(heads, value), gate, cap=cap, eps=1e-6, reset=reset, **options)
+    norm = {"weight": torch.empty(heads, value), "gate": gate, "eps": 1e-6, "rms": False, "offset": False}
+    skip = {"skip": (gate, torch.empty(heads * value)), "activation": "silu", "offset": True}
+    for cap, after, reset in ((15.0, {}, None), (0.0, skip, torch.empty(batch, 1).bool())):
+        decode.mlstm(*given, state, norm | after, cap=cap, eps=1e-6, reset=reset)
 
 
 @torch.no_grad()
@@ -156,8 +161,9 @@ def _slstm_step(size: int, batch: int) -> None:
     heads = max(1, 768 // size)
     x, r = torch.empty(batch, 1, 4, heads, size, dtype=torch.bfloat16), torch.empty(4, heads, size, size)
     state = ops.SLSTMState(*(torch.empty(batch, heads, size) for _ in range(4)))
+    norm = {"weight": torch.empty(heads, size), "eps": 1e-5, "rms": False}
     for reset in (None, torch.empty(batch, 1).bool()):
-        decode.slstm(x, r, state, torch.empty(heads, size), reset=reset, offset=reset is not None)
+        decode.slstm(x, r, state, norm | {"offset": reset is not None}, reset=reset)
 
 
 def _forward_and_backward(call: Callable, whole: bool, leaves: list[Tensor], start: tuple) -> None:

@@ -69,6 +69,23 @@ class _Product(torch.autograd.Function):
         return dx, dweight, rows.sum(0) if ctx.needs_input_grad[2] else None
 
 
+def joint(parts: tuple[Tensor, ...], *linears: nn.Linear) -> tuple[Tensor, ...]:
+    """What each of the linears, which have a bias, makes of the parts (..., T, in_p) laid side by side.
+
+    Long sequences are not laid so in memory: each part meets its own columns of all the weights, in one product. A
+    linear that something else has taken the place of (`CompactLinear`, an adapter) is called as it is.
+    """
+    plain = all(type(linear) is Linear and type(linear.weight) is nn.Parameter for linear in linears)
+    if not plain or parts[0].shape[-2] == 1:
+        whole = torch.cat(parts, -1)
+        return tuple(linear(whole) for linear in linears)
+    columns = torch.cat([linear.weight for linear in linears]).split([part.shape[-1] for part in parts], 1)
+    y = torch.cat([linear.bias for linear in linears])
+    for part, weight in zip(parts, columns, strict=True):
+        y = y + F.linear(part, weight)
+    return y.split([linear.out_features for linear in linears], -1)
+
+
 class Embedding(nn.Embedding):
     """`nn.Embedding`, which draws no numbers on the meta device: there that takes longer than drawing real ones."""
 

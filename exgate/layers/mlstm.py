@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from exgate import ops
 from exgate.layers.conv import CausalConv
 from exgate.layers.init import normal_, ramp_, small_, wang_
-from exgate.layers.linear import HeadwiseLinear, Linear
+from exgate.layers.linear import HeadwiseLinear, Linear, joint
 from exgate.layers.norm import HeadNorm, per_head
 from exgate.layers.slstm import split_state
 from exgate.ops import MLSTMState, decode
@@ -99,18 +99,18 @@ class MLSTMLayer(nn.Module):
         conv_state, cell_state = (None, state) if self.conv is None else split_state("MLSTMLayer", state)
         a, z = self.up(x).chunk(2, -1)
         u, conv_state = (F.silu(a), None) if self.conv is None else self.conv(a, conv_state, reset=reset)
-        q, k, v = self.q(u), self.k(u), self.v(a)
-        gates = torch.cat([q, k, v], -1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
-        cell = q, k, v, self.igate(gates), self.fgate(gates), cell_state
+        qkv = self.q(u), self.k(u), self.v(a)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv)
+        i, f = joint(qkv, self.igate, self.fgate)
+        cell = q, k, v, i, f, cell_state
         options: dict[str, Any] = {"input_gate": self.input_gate, "eps": self.eps, "reset": reset}
-        step = decode.mlstm(*cell, **options, **self.norm.options)
+        after: dict[str, Any] = {"gate": z, "skip": (u, self.skip), "activation": "silu"}
+        step = decode.mlstm(*cell, self.norm.options | after, **options)
         if step is None:
             h, cell_state = ops.mlstm(*cell, chunk_size=self.chunk_size, **options)
-            step = self.norm(h), cell_state
-        h, cell_state = step
-        y = self.down((h + self.skip * u) * F.silu(z))
-        return y, cell_state if self.conv is None else (conv_state, cell_state)
+            step = self.norm(h, **after), cell_state
+        y, cell_state = step
+        return self.down(y), cell_state if self.conv is None else (conv_state, cell_state)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, heads={self.heads}, inner={self.inner}, input_gate={self.input_gate}"
@@ -192,10 +192,10 @@ class MLSTM7BLayer(nn.Module):
         q, k, v = (linear(x).unflatten(-1, (self.heads, -1)) for linear in (self.q, self.k, self.v))
         i, f, o = self.igate(x), self.fgate(x), self.ogate(x)
         options: dict[str, Any] = {"input_gate": self.input_gate, "eps": self.eps, "reset": reset}
-        step = decode.mlstm(q, k, v, i, f, state, gate=o, cap=self.gate_soft_cap, **options, **self.norm.options)
+        step = decode.mlstm(q, k, v, i, f, state, self.norm.options | {"gate": o}, cap=self.gate_soft_cap, **options)
         if step is None:
             h, state = ops.mlstm(q, k, v, self._cap(i), self._cap(f), state, chunk_size=self.chunk_size, **options)
-            step = self.norm(h, o), state
+            step = self.norm(h, gate=o), state
         y, state = step
         return self.out(y), state
 

@@ -105,19 +105,15 @@ class HeadNorm(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.constant_(self.weight, 0.0 if self.offset else 1.0)
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        """x (..., heads, dim / heads) -> (..., dim) in x's type, times sigmoid(gate) with a gate (..., dim)."""
-        return ops.headnorm(x, self.per_head, gate, eps=self.eps, rms=self.rms, offset=self.offset)
-
-    @property
-    def per_head(self) -> Tensor:
-        """The weight as (heads, dim / heads)."""
-        return self.weight.view(self.heads, self.size)
+    def forward(self, x: Tensor, **after: Any) -> Tensor:
+        """x (..., heads, dim / heads) -> (..., dim). `after`: gate, skip and activation, see `exgate.ops.headnorm`."""
+        return ops.headnorm(x, **self.options, **after)
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `exgate.ops.decode` takes to do this norm in a step of a cell."""
-        return {"weight": self.per_head, "norm_eps": self.eps, "rms": self.rms, "offset": self.offset}
+        """What `exgate.ops.headnorm` takes for this norm, the weight as (heads, dim / heads)."""
+        weight = self.weight.view(self.heads, self.size)
+        return {"weight": weight, "eps": self.eps, "rms": self.rms, "offset": self.offset}
 
     def extra_repr(self) -> str:
         return f"{self.dim}, heads={self.heads}, eps={self.eps}, offset={self.offset}, rms={self.rms}"

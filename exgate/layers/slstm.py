@@ -85,9 +85,9 @@ class SLSTMLayer(nn.Module):
         conv_state, cell_state = (None, state) if self.conv is None else split_state("SLSTMLayer", state)
         u, conv_state = (x, None) if self.conv is None else self.conv(x, conv_state, reset=reset)
         gates = torch.stack([self.igate(u), self.fgate(u), self.zgate(x), self.ogate(x)], 2)
-        gates = gates.unflatten(-1, (self.heads, -1)) + self.bias
+        gates = gates.unflatten(-1, (self.heads, -1)) + self.bias.to(gates.dtype)  # under autocast they stay narrow
         cell, options = (gates, self.recurrent, cell_state), {"forget_gate": self.forget_gate, "reset": reset}
-        step = decode.slstm(*cell, **options, **self.norm.options)
+        step = decode.slstm(*cell, self.norm.options, **options)
         if step is None:
             h, cell_state = ops.slstm(*cell, **options)
             step = self.norm(h), cell_state

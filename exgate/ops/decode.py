@@ -6,11 +6,14 @@ needs a program that has a whole head. Where that would be too few programs to r
 device (a batch of 1), more of them take a part of a head each, and a second launch normalises.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from exgate.ops import dispatch, gpu, native
 from exgate.ops.headnorm import headnorm
+from exgate.ops.headnorm.eager import kind
 from exgate.ops.mlstm import MLSTMState
 from exgate.ops.slstm import SLSTMState
 
@@ -25,62 +28,65 @@ def mlstm(
     i: Tensor,
     f: Tensor,
     state: MLSTMState | None,
-    weight: Tensor,
-    gate: Tensor | None = None,
+    norm: dict[str, Any],
     *,
     cap: float = 0.0,
     input_gate: str = "exp",
     eps: float = 0.0,
-    norm_eps: float = 1e-5,
-    rms: bool = False,
-    offset: bool = False,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, MLSTMState] | None:
-    """headnorm(mlstm(q, k, v, cap(i), cap(f), state), weight, gate) and the state, if T is 1.
+    """headnorm(mlstm(q, k, v, cap(i), cap(f), state), **norm) and the state, if T is 1.
 
-    cap(x) = cap tanh(x / cap); 0 caps nothing. The other arguments are those of `mlstm` and `headnorm`.
+    cap(x) = cap tanh(x / cap); 0 caps nothing. The other arguments are those of `mlstm`.
     """
     (batch, _, heads, key), value = q.shape, v.shape[-1]
     sizes = (batch, heads, key, value), (batch, heads, key), (batch, heads)
-    if not (_applies(q, k, v, i, f, *(state or ()), weight, gate) and _fits(batch, state, sizes, reset)):
+    tensors = norm["weight"], norm.get("gate"), *norm.get("skip", ())
+    if not (_applies(q, k, v, i, f, *(state or ()), *tensors) and _fits(batch, state, sizes, reset)):
         return None
     old = (None, None, None) if state is None else state
     cell = (*(x[:, 0] for x in (q, k, v, i, f)), *old, reset)
     options = (cap, input_gate == "exp", True, eps)
     if mlstm_tiles(batch * heads, key, value, gpu.target(q.device).processors)[1] < value:
-        h, *new = torch.ops.exgate.mlstm_decode(*cell, None, None, *options, 0.0, False, False)
-        y = headnorm(h, weight, None if gate is None else gate[:, 0], eps=norm_eps, rms=rms, offset=offset)
+        h, *new = torch.ops.exgate.mlstm_decode(*cell, *options, *_norm(None))
+        y = headnorm(h[:, None], **norm)
     else:
-        norm = weight, None if gate is None else gate[:, 0]
-        y, *new = torch.ops.exgate.mlstm_decode(*cell, *norm, *options, norm_eps, rms, offset)
-        y = y.flatten(-2)
-    return y[:, None], MLSTMState(*new)
+        y, *new = torch.ops.exgate.mlstm_decode(*cell, *options, *_norm(norm))
+        y = y[:, None].flatten(-2)
+    return y, MLSTMState(*new)
 
 
 def slstm(
     x: Tensor,
     r: Tensor,
     state: SLSTMState | None,
-    weight: Tensor,
+    norm: dict[str, Any],
     *,
     forget_gate: str = "sigmoid",
-    norm_eps: float = 1e-5,
-    rms: bool = False,
-    offset: bool = False,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, SLSTMState] | None:
-    """headnorm(slstm(x, r, state), weight) and the state, if T is 1. The arguments are those of both."""
+    """headnorm(slstm(x, r, state), **norm), which has no gate and no skip, and the state, if T is 1."""
     batch, steps, _, heads, size = x.shape
-    if steps != 1 or batch > MOST_ROWS or not _applies(x, r, *(state or ()), weight):
+    if steps != 1 or batch > MOST_ROWS or not _applies(x, r, *(state or ()), norm["weight"]):
         return None
     if not _fits(batch, state, ((batch, heads, size),) * 4, reset):
         return None
     old = (None, None, None, None) if state is None else state
     whole = slstm_tiles(batch * heads, size, gpu.target(x.device).processors)[0] >= size
-    options = (forget_gate == "exp", norm_eps, rms, offset)
-    y, *new = torch.ops.exgate.slstm_decode(x[:, 0], r, *old, reset, weight if whole else None, *options)
-    y = y.flatten(-2) if whole else headnorm(y, weight, eps=norm_eps, rms=rms, offset=offset)
+    cell = x[:, 0], r, *old, reset, forget_gate == "exp"
+    weight, _, _, _, *options, _ = _norm(norm if whole else None)
+    y, *new = torch.ops.exgate.slstm_decode(*cell, weight, *options)
+    y = y.flatten(-2) if whole else headnorm(y, **norm)
     return y[:, None], SLSTMState(*new)
+
+
+def _norm(norm: dict[str, Any] | None) -> tuple:
+    """weight, gate, u, factor, eps, rms, offset, silu of a row as the ops below take them; None normalises nothing."""
+    if norm is None:
+        return None, None, None, None, 0.0, False, False, False
+    gate, skip = norm.get("gate"), norm.get("skip")
+    after = (None if gate is None else gate[:, 0], *((None, None) if skip is None else (skip[0][:, 0], skip[1])))
+    return norm["weight"], *after, norm["eps"], norm["rms"], norm["offset"], norm.get("activation") == "silu"
 
 
 def _applies(first: Tensor, *others: Tensor | None) -> bool:
@@ -120,22 +126,22 @@ def slstm_tiles(sequences: int, size: int, processors: int) -> tuple[int, int, i
 @torch.library.custom_op("exgate::mlstm_decode", mutates_args=())
 def _mlstm(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, c: Tensor | None, n: Tensor | None, m: Tensor | None,
-    reset: Tensor | None, weight: Tensor | None, gate: Tensor | None, cap: float, exponential: bool, normalize: bool,
-    eps: float, norm_eps: float, rms: bool, offset: bool,
+    reset: Tensor | None, cap: float, exponential: bool, normalize: bool, eps: float,
+    weight: Tensor | None, gate: Tensor | None, u: Tensor | None, factor: Tensor | None,
+    norm_eps: float, rms: bool, offset: bool, silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """q, k (B, H, K), v (B, H, V), i, f (B, H), the state -> y (B, H, V), h without a weight, and the next state."""
     from exgate.ops.mlstm import triton_step
 
-    out = _mlstm_results(q, v, gate)
+    out = _mlstm_results(q, v, gate, u)
     batch, heads, key = q.shape
     value = v.shape[-1]
-    tensors = [q, k, v, i, f, c, n, m, None if reset is None else reset.view(torch.uint8), weight, gate]
+    tensors = [q, k, v, i, f, c, n, m, None if reset is None else reset.view(torch.uint8), weight, gate, u, factor]
     rows, columns = mlstm_tiles(batch * heads, key, value, gpu.target(q.device).processors)
     gpu.launch(
         triton_step.step, (batch * heads, -(-value // columns)), *native.contiguous(*tensors), *out, cap, eps, norm_eps,
         key**-0.5, H=heads, K=key, V=value, BK=rows, BV=columns, EXPONENTIAL=exponential, NORMALIZE=normalize,
-        CAPPED=cap != 0, EMPTY=c is None, RESETS=reset is not None, NORM=weight is not None, RMS=rms, OFFSET=offset,
-        GATED=gate is not None,
+        CAPPED=cap != 0, EMPTY=c is None, RESETS=reset is not None, RMS=rms, OFFSET=offset, SILU=silu,
     )  # fmt: skip
     return out
 
@@ -143,7 +149,7 @@ def _mlstm(
 @torch.library.custom_op("exgate::slstm_decode", mutates_args=())
 def _slstm(
     x: Tensor, r: Tensor, h: Tensor | None, c: Tensor | None, n: Tensor | None, m: Tensor | None, reset: Tensor | None,
-    weight: Tensor | None, exp_f: bool, norm_eps: float, rms: bool, offset: bool,
+    exp_f: bool, weight: Tensor | None, norm_eps: float, rms: bool, offset: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """x (B, 4, H, K) and the state -> y (B, H, K), h without a weight, and the next state."""
     from exgate.ops.slstm import triton_step
@@ -155,17 +161,18 @@ def _slstm(
     gpu.launch(
         triton_step.step, (batch * heads, -(-size // rows)), *native.contiguous(*tensors), *out, norm_eps,
         H=heads, K=size, BO=rows, BI=columns, EXP_F=exp_f, EMPTY=h is None, RESETS=reset is not None,
-        NORM=weight is not None, RMS=rms, OFFSET=offset, warps=warps,
+        RMS=rms, OFFSET=offset, warps=warps,
     )  # fmt: skip
     return out
 
 
-def _mlstm_results(q: Tensor, v: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _mlstm_results(
+    q: Tensor, v: Tensor, gate: Tensor | None, u: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (batch, heads, key), value = q.shape, v.shape[-1]
-    kind = v.dtype if gate is None else torch.promote_types(v.dtype, gate.dtype)
     shapes = (batch, heads, key, value), (batch, heads, key), (batch, heads)
     c, n, m = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
-    return v.new_empty(v.shape, dtype=kind), c, n, m
+    return v.new_empty(v.shape, dtype=kind(v, gate, u)), c, n, m
 
 
 def _slstm_results(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -175,10 +182,10 @@ def _slstm_results(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 @_mlstm.register_fake
-def _(q, k, v, i, f, c, n, m, reset, weight, gate, cap, exponential, normalize, eps, norm_eps, rms, offset):
-    return _mlstm_results(q, v, gate)
+def _(q, k, v, i, f, c, n, m, reset, cap, exponential, normalize, eps, weight, gate, u, *others):
+    return _mlstm_results(q, v, gate, u)
 
 
 @_slstm.register_fake
-def _(x, r, h, c, n, m, reset, weight, exp_f, norm_eps, rms, offset):
+def _(x, *others):
     return _slstm_results(x)

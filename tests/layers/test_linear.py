@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from exgate.layers.linear import HeadwiseLinear, Linear
+from exgate.layers.linear import HeadwiseLinear, Linear, joint
 
 
 @pytest.mark.parametrize("shape", [(100, 24), (5, 40, 24), (3, 24), (40, 5, 24)])
@@ -42,6 +42,22 @@ def test_linear_under_function_transforms():
 def test_linear_in_other_types(kind):
     layer, x = Linear(24, 36, dtype=kind), torch.randn(100, 24, dtype=kind)
     assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_joint_is_each_linear_of_the_parts_side_by_side(steps, adapted):
+    parts = tuple(torch.randn(2, steps, size, requires_grad=True) for size in (3, 5))
+    linears = [Linear(8, 2), Linear(8, 4)]
+    if adapted:
+        linears[1] = torch.nn.Sequential(linears[1], torch.nn.Tanh())  # has no weight of its own
+    found, whole = joint(parts, *linears), torch.cat(parts, -1)
+    leaves = [*parts, *(weight for linear in linears for weight in linear.parameters())]
+    for y, linear in zip(found, linears, strict=True):
+        torch.testing.assert_close(y, linear(whole))
+    losses = (sum((y**2).sum() for y in ys) for ys in (found, [linear(whole) for linear in linears]))
+    for ours, theirs in zip(*(torch.autograd.grad(loss, leaves) for loss in losses), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_is_a_block_diagonal_product():

@@ -20,7 +20,13 @@ def _mlstm(key: int, value: int, kind=torch.float32):
     parts = [torch.randn(B, 1, H, size).to(kind) for size in (key, key, value)]
     parts += [torch.randn(B, 1, H).to(kind) for _ in range(2)]
     state = MLSTMState(torch.randn(B, H, key, value), torch.randn(B, H, key), torch.randn(B, H))
-    return parts, state, torch.randn(H, value), torch.randn(B, 1, H * value).to(kind)
+    gate, u = (torch.randn(B, 1, H * value).to(kind) for _ in range(2))
+    norm = {"weight": torch.randn(H, value), "gate": gate, "skip": (u, torch.randn(H * value)), "eps": 1e-3}
+    return parts, state, norm | {"rms": False, "offset": False, "activation": "silu"}
+
+
+def _without_skip(norm):
+    return {name: option for name, option in norm.items() if name not in ("skip", "activation")}
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -35,19 +41,20 @@ def _mlstm(key: int, value: int, kind=torch.float32):
 def test_mlstm(whole, empty, reset, options, norm, monkeypatch):
     if not whole:
         monkeypatch.setattr(decode, "mlstm_tiles", lambda *sizes: (8, 16))
-    parts, state, weight, gate = _mlstm(20, 37)
+    parts, state, whole_norm = _mlstm(20, 37)
+    norm = (_without_skip(whole_norm) if reset else whole_norm) | norm
     state = None if empty else state
     marks = torch.tensor([[True], [False]]) if reset else None
     if reset:
         state.c[0].fill_(torch.nan)  # what a reset empties may be anything
     with ground("triton"):
         with gpu.recording(gpu.SM90) as launches:
-            decode.mlstm(*parts, state, weight, gate, cap=2.0, reset=marks, norm_eps=1e-3, **options, **norm)
-        y, after = decode.mlstm(*parts, state, weight, gate, cap=2.0, reset=marks, norm_eps=1e-3, **options, **norm)
+            decode.mlstm(*parts, state, norm, cap=2.0, reset=marks, **options)
+        y, after = decode.mlstm(*parts, state, norm, cap=2.0, reset=marks, **options)
     assert len(launches) == (1 if whole else 2)
     *qkv, i, f = parts
     h, wanted = mlstm(*qkv, 2 * (i / 2).tanh(), 2 * (f / 2).tanh(), state, reset=marks, backend="reference", **options)
-    assert error([y], [headnorm(h, weight, gate, eps=1e-3, **norm)]) < 1e-5
+    assert error([y], [headnorm(h, **norm)]) < 1e-5
     assert _states(after, wanted) < 1e-5
 
 
@@ -58,7 +65,8 @@ def test_mlstm(whole, empty, reset, options, norm, monkeypatch):
 def test_slstm(whole, empty, reset, gate, monkeypatch):
     if not whole:
         monkeypatch.setattr(decode, "slstm_tiles", lambda *sizes: (8, 16, 4))
-    x, r, weight = torch.randn(B, 1, 4, H, 19), 0.3 * torch.randn(4, H, 19, 19), torch.randn(H, 19)
+    x, r = torch.randn(B, 1, 4, H, 19), 0.3 * torch.randn(4, H, 19, 19)
+    norm = {"weight": torch.randn(H, 19), "eps": 1e-5, "rms": False, "offset": True}
     h, c, n, m = (torch.randn(B, H, 19) for _ in range(4))
     state = None if empty else SLSTMState(h, c, n.abs() + 0.5, m)
     marks = torch.tensor([[True], [False]]) if reset else None
@@ -66,22 +74,23 @@ def test_slstm(whole, empty, reset, gate, monkeypatch):
         map_state(lambda part: part[0].fill_(torch.nan), state)
     with ground("triton"):
         with gpu.recording(gpu.SM90) as launches:
-            decode.slstm(x, r, state, weight, forget_gate=gate, reset=marks)
-        y, after = decode.slstm(x, r, state, weight, forget_gate=gate, reset=marks)
+            decode.slstm(x, r, state, norm, forget_gate=gate, reset=marks)
+        y, after = decode.slstm(x, r, state, norm, forget_gate=gate, reset=marks)
     assert len(launches) == (1 if whole else 2)
     h, wanted = slstm(x, r, state, forget_gate=gate, reset=marks, backend="reference")
-    assert error([y], [headnorm(h, weight)]) < 1e-5
+    assert error([y], [headnorm(h, **norm)]) < 1e-5
     assert _states(after, wanted) < 1e-5
 
 
 def test_short_types():
-    parts, state, weight, gate = _mlstm(16, 16, torch.bfloat16)
+    parts, state, norm = _mlstm(16, 16, torch.bfloat16)
     with ground("triton"):
-        y, after = decode.mlstm(*parts, state, weight, gate)
-    exact = [x.double() for x in (*parts, weight, gate)]
-    h, wanted = mlstm(*exact[:5], map_state(torch.Tensor.double, state), backend="reference")
+        y, after = decode.mlstm(*parts, state, norm)
+    exact = [x.double() for x in parts]
+    h, wanted = mlstm(*exact, map_state(torch.Tensor.double, state), backend="reference")
     assert y.dtype == torch.bfloat16
-    assert error([y], [headnorm(h, *exact[5:])]) < 1e-2
+    norm |= {"gate": norm["gate"].double(), "skip": tuple(x.double() for x in norm["skip"])}
+    assert error([y], [headnorm(h, **norm)]) < 1e-2
     assert _states(after, wanted) < 1e-5
 
 
@@ -137,14 +146,15 @@ def test_tiles():
 
 
 def test_opcheck_and_compile():
-    parts, state, weight, gate = _mlstm(4, 6)
+    parts, state, norm = _mlstm(4, 6)
 
     def call(state):
-        return decode.mlstm(*parts, state, weight, gate)
+        return decode.mlstm(*parts, state, norm)
 
     with ground("triton"), torch.no_grad():
-        cell = (*(x[:, 0] for x in parts), *state, None, weight, gate[:, 0])
-        torch.library.opcheck(torch.ops.exgate.mlstm_decode, (*cell, 0.0, True, True, 0.0, 1e-5, False, False))
+        cell = (*(x[:, 0] for x in parts), *state, None, 0.0, True, True, 0.0)
+        after = norm["weight"], norm["gate"][:, 0], norm["skip"][0][:, 0], norm["skip"][1]
+        torch.library.opcheck(torch.ops.exgate.mlstm_decode, (*cell, *after, 1e-5, False, False, True))
         y, after = torch.compile(call, fullgraph=True, backend="aot_eager")(state)
         wanted = call(state)
     assert error([y, *after], [wanted[0], *wanted[1]]) == 0.0
@@ -152,9 +162,9 @@ def test_opcheck_and_compile():
 
 def test_bad_states_and_resets_are_left_to_the_op():
     """A state of another batch, marks that are no booleans: decode steps aside, and the op says what is wrong."""
-    parts, state, weight, gate = _mlstm(20, 37)
+    parts, state, norm = _mlstm(20, 37)
     other = MLSTMState(*(x[:1] for x in state))
     with ground("triton"):
-        assert decode.mlstm(*parts, state, weight, gate) is not None
-        assert decode.mlstm(*parts, other, weight, gate) is None
-        assert decode.mlstm(*parts, state, weight, gate, reset=torch.ones(B, 1, dtype=torch.int64)) is None
+        assert decode.mlstm(*parts, state, norm) is not None
+        assert decode.mlstm(*parts, other, norm) is None
+        assert decode.mlstm(*parts, state, norm, reset=torch.ones(B, 1, dtype=torch.int64)) is None

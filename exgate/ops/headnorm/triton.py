@@ -6,18 +6,21 @@ import torch
 from torch import Tensor
 
 from exgate.ops import gpu, native
+from exgate.ops.headnorm.eager import kind
 
 WIDEST = 8192  # a head is one tile
 
 
-def refuses(x: Tensor, weight: Tensor, gate: Tensor | None, eps: float, rms: bool, offset: bool) -> str | None:
+def refuses(
+    x: Tensor, weight: Tensor, gate: Tensor | None, u: Tensor | None, factor: Tensor | None, *options
+) -> str | None:
     if weight.shape[-1] > WIDEST:
         return f"V={weight.shape[-1]} is more than {WIDEST}"
-    return gpu.refuses(x, weight, gate)
+    return gpu.refuses(x, weight, gate, u, factor)
 
 
-def run(x: Tensor, weight: Tensor, gate: Tensor | None, eps: float, rms: bool, offset: bool) -> Tensor:
-    y = torch.ops.exgate.headnorm_triton(x, weight, gate, eps, rms, offset)
+def run(x: Tensor, weight: Tensor, *others) -> Tensor:
+    y = torch.ops.exgate.headnorm_triton(x, weight, *others)
     return y if weight.dim() == 1 else y.flatten(-2)
 
 
@@ -33,70 +36,76 @@ def most(heads: int, warps: int, processors: int) -> int:
     return max(1, 20 // warps * processors // heads)
 
 
-def _constants(x: Tensor, weight: Tensor, gate: Tensor | None, rms: bool, offset: bool) -> dict[str, Any]:
+def _constants(weight: Tensor, rms: bool, offset: bool, silu: bool) -> dict[str, Any]:
     heads, size = weight.numel() // weight.shape[-1], weight.shape[-1]
     rows, columns, warps = tile(size)
-    flags = {"RMS": rms, "OFFSET": offset, "GATED": gate is not None}
+    flags = {"RMS": rms, "OFFSET": offset, "SILU": silu}
     return {"H": heads, "V": size, **flags, "ROWS": rows, "COLUMNS": columns, "warps": warps}
 
 
-def _kind(x: Tensor, gate: Tensor | None) -> torch.dtype:
-    return x.dtype if gate is None else torch.promote_types(x.dtype, gate.dtype)
-
-
 @torch.library.custom_op("exgate::headnorm_triton", mutates_args=())
-def _forward(x: Tensor, weight: Tensor, gate: Tensor | None, eps: float, rms: bool, offset: bool) -> Tensor:
+def _forward(
+    x: Tensor, weight: Tensor, gate: Tensor | None, u: Tensor | None, factor: Tensor | None,
+    eps: float, rms: bool, offset: bool, silu: bool,
+) -> Tensor:  # fmt: skip
     """y in the shape of x."""
     from exgate.ops.headnorm import triton_kernels
 
-    x, weight, gate = native.contiguous(x, weight, gate)
-    y = torch.empty_like(x, dtype=_kind(x, gate))
-    constants, count = _constants(x, weight, gate, rms, offset), x.numel() // weight.numel()
+    x, *others = native.contiguous(x, weight, gate, u, factor)
+    y = torch.empty_like(x, dtype=kind(x, gate, u))
+    constants, count = _constants(weight, rms, offset, silu), x.numel() // weight.numel()
     if count:
         grid = -(-count // constants["ROWS"]), constants["H"]
-        gpu.launch(triton_kernels.forward, grid, x, weight, gate, y, count, eps, **constants)
+        gpu.launch(triton_kernels.forward, grid, x, *others, y, count, eps, **constants)
     return y
 
 
 @torch.library.custom_op("exgate::headnorm_triton_backward", mutates_args=())
 def _backward(
-    dy: Tensor, x: Tensor, weight: Tensor, gate: Tensor | None, eps: float, rms: bool, offset: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and gate, the last one empty where there is none."""
+    dy: Tensor, x: Tensor, weight: Tensor, gate: Tensor | None, u: Tensor | None, factor: Tensor | None,
+    eps: float, rms: bool, offset: bool, silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, weight, gate, u and factor, empty where there is no such tensor."""
     from exgate.ops.headnorm import triton_kernels
 
-    dy, x, weight, gate = native.contiguous(dy, x, weight, gate)
-    dx, dgate = torch.empty_like(x), x.new_empty(0) if gate is None else torch.empty_like(gate)
-    constants, count = _constants(x, weight, gate, rms, offset), x.numel() // weight.numel()
+    given = dy, x, weight, gate, u, factor = native.contiguous(dy, x, weight, gate, u, factor)
+    dx, dweight, dgate, du, dfactor = _gradients_of(x, weight, gate, u, factor)
+    whole = dweight, dfactor
+    constants, count = _constants(weight, rms, offset, silu), x.numel() // weight.numel()
     tiles = -(-count // constants["ROWS"])
     programs = min(tiles, most(constants["H"], constants["warps"], gpu.target(x.device).processors))
-    dweight = x.new_empty((programs, *weight.shape), dtype=torch.float32)
+    dweight, dfactor = (x.new_empty((programs, *part.shape), dtype=torch.float32) for part in whole)
     if count:
-        arguments = (dy, x, weight, gate, dx, dweight, dgate, count, programs, -(-tiles // programs), eps)
+        arguments = (*given, dx, dgate, du, dweight, dfactor, count, programs, -(-tiles // programs), eps)
         gpu.launch(triton_kernels.backward, (programs, constants["H"]), *arguments, **constants)
-    return dx, dweight.sum(0).to(weight.dtype), dgate
+    dweight, dfactor = (total.sum(0).to(part.dtype) for total, part in zip((dweight, dfactor), whole, strict=True))
+    return dx, dweight, dgate, du, dfactor
+
+
+def _gradients_of(x: Tensor, *others: Tensor | None) -> list[Tensor]:
+    """Memory for the gradient of each tensor, for none where there is no tensor."""
+    return [x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in (x, *others)]
 
 
 @_forward.register_fake
-def _(x, weight, gate, eps, rms, offset):
-    return torch.empty_like(x, dtype=_kind(x, gate), memory_format=torch.contiguous_format)
+def _(x, weight, gate, u, factor, eps, rms, offset, silu):
+    return torch.empty_like(x, dtype=kind(x, gate, u), memory_format=torch.contiguous_format)
 
 
 @_backward.register_fake
-def _(dy, x, weight, gate, eps, rms, offset):
-    parts = x, weight, x.new_empty(0) if gate is None else gate
-    return tuple(torch.empty_like(part, memory_format=torch.contiguous_format) for part in parts)
+def _(dy, x, weight, gate, u, factor, eps, rms, offset, silu):
+    return tuple(_gradients_of(x, weight, gate, u, factor))
 
 
 def _save(ctx, inputs, output):
-    *tensors, ctx.eps, ctx.rms, ctx.offset = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(*inputs[:5])
+    ctx.options = inputs[5:]
 
 
 def _gradients(ctx, dy):
-    saved, options = ctx.saved_tensors, (ctx.eps, ctx.rms, ctx.offset)  # once: recomputation unpacks them anew
-    dx, dweight, dgate = torch.ops.exgate.headnorm_triton_backward(dy, *saved, *options)
-    return dx, dweight, None if saved[2] is None else dgate, None, None, None
+    saved = ctx.saved_tensors  # once: recomputation unpacks them anew
+    found = torch.ops.exgate.headnorm_triton_backward(dy, *saved, *ctx.options)
+    return *(None if part is None else d for part, d in zip(saved, found, strict=True)), None, None, None, None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

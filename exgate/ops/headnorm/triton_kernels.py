@@ -1,12 +1,14 @@
-r"""The kernels of the norm of each head: x, the gate g and y are contiguous (N, H, V), w is (H, V) or w + 1 is.
+r"""The kernels of the norm of each head: x, the gate g, u, y are contiguous (N, H, V), s and w (or w + 1) are (H, V).
 
-With z = (x - mean) r, r = 1 / sqrt(variance + eps) and s = sigmoid(g): y = s w z, and backward
+With z = (x - mean) r and r = 1 / sqrt(variance + eps): y = a(g) (w z + s u), and backward, with d = dy a(g),
 
-    dg = dy w z s (1 - s)    dw = sum over N of dy s z    dx = r (dz - mean(dz) - z mean(dz z)),  dz = dy s w,
+    dg = dy (w z + s u) a'(g)    du = d s    ds = sum over N of d u    dw = sum over N of d z
+    dx = r (dz - mean(dz) - z mean(dz z)),  dz = d w,
 
 without the means of x and of dz where the root mean square normalises. A program takes some rows of one head, as one
 tile as wide as the head, so that all is read once.
 """
+# pyright: reportOperatorIssue=false
 
 import triton
 import triton.language as tl
@@ -25,22 +27,26 @@ def normalized(x, mask, eps, V: tl.constexpr, RMS: tl.constexpr):
 
 @triton.jit
 def scaled(
-    x, WEIGHT, GATE, rows, head, columns, mask, eps,
-    V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, GATED: tl.constexpr,
+    x, WEIGHT, GATE, U, FACTOR, rows, head, columns, mask, eps,
+    V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """y of x (rows, columns): what a step of a cell does with its own h, too."""
     z, _ = normalized(x, mask, eps, V, RMS)
     weight = tl.load(WEIGHT + head * V + columns, mask=columns < V, other=0.0).to(tl.float32)
     y = z * (weight + 1.0 if OFFSET else weight)
-    if GATED:
-        y *= sigmoid(tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32))
+    if U is not None:
+        factor = tl.load(FACTOR + head * V + columns, mask=columns < V, other=0.0).to(tl.float32)
+        y += factor * tl.load(U + rows + columns, mask=mask, other=0.0).to(tl.float32)
+    if GATE is not None:
+        gate = tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32)
+        y *= gate * sigmoid(gate) if SILU else sigmoid(gate)
     return y
 
 
 @triton.jit(do_not_specialize=["N"])
 def forward(
-    X, WEIGHT, GATE, Y, N, eps,
-    H: tl.constexpr, V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, GATED: tl.constexpr,
+    X, WEIGHT, GATE, U, FACTOR, Y, N, eps,
+    H: tl.constexpr, V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, SILU: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """y of ROWS rows of one head."""
@@ -48,31 +54,43 @@ def forward(
     n = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     rows, mask = (n * H + head) * V, (n < N) & (columns < V)
     x = tl.load(X + rows + columns, mask=mask, other=0.0).to(tl.float32)
-    y = scaled(x, WEIGHT, GATE, rows, head, columns, mask, eps, V, RMS, OFFSET, GATED)
+    y = scaled(x, WEIGHT, GATE, U, FACTOR, rows, head, columns, mask, eps, V, RMS, OFFSET, SILU)
     tl.store(Y + rows + columns, y, mask=mask)
 
 
 @triton.jit(do_not_specialize=["N", "programs", "turns"])
 def backward(
-    DY, X, WEIGHT, GATE, DX, DWEIGHT, DGATE, N, programs, turns, eps,
-    H: tl.constexpr, V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, GATED: tl.constexpr,
+    DY, X, WEIGHT, GATE, U, FACTOR, DX, DGATE, DU, DWEIGHT, DFACTOR, N, programs, turns, eps,
+    H: tl.constexpr, V: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, SILU: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """A program takes every `programs`-th tile of a head; DWEIGHT (programs, H, V) are their sums."""
+    """A program takes every `programs`-th tile of a head; DWEIGHT and DFACTOR (programs, H, V) are their sums."""
     head, columns = tl.program_id(1), tl.arange(0, COLUMNS)[None, :]
     weight = tl.load(WEIGHT + head * V + columns, mask=columns < V, other=0.0).to(tl.float32)
     weight = weight + 1.0 if OFFSET else weight
     dweight = tl.zeros((ROWS, COLUMNS), tl.float32)
+    if U is not None:
+        factor = tl.load(FACTOR + head * V + columns, mask=columns < V, other=0.0).to(tl.float32)
+        dfactor = dweight
     for turn in range(turns):
         n = (tl.program_id(0) + turn * programs).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
         rows, mask = (n * H + head) * V, (n < N) & (columns < V)
         x = tl.load(X + rows + columns, mask=mask, other=0.0).to(tl.float32)
         z, r = normalized(x, mask, eps, V, RMS)
         dy = tl.load(DY + rows + columns, mask=mask, other=0.0).to(tl.float32)
-        if GATED:
-            s = sigmoid(tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32))
-            tl.store(DGATE + rows + columns, dy * weight * z * s * (1.0 - s), mask=mask)
-            dy = dy * s
+        y = weight * z
+        if U is not None:
+            u = tl.load(U + rows + columns, mask=mask, other=0.0).to(tl.float32)
+            y += factor * u
+        if GATE is not None:
+            gate = tl.load(GATE + rows + columns, mask=mask, other=0.0).to(tl.float32)
+            s = sigmoid(gate)
+            slope = s * (1.0 + gate * (1.0 - s)) if SILU else s * (1.0 - s)
+            tl.store(DGATE + rows + columns, dy * y * slope, mask=mask)
+            dy *= gate * s if SILU else s
+        if U is not None:
+            tl.store(DU + rows + columns, dy * factor, mask=mask)
+            dfactor += dy * u
         dweight += dy * z
         dz = dy * weight
         dx = dz - z * (tl.sum(dz * z, 1, keep_dims=True) / V)
@@ -81,3 +99,5 @@ def backward(
         tl.store(DX + rows + columns, dx * r, mask=mask)
     place = (tl.program_id(0) * H + head) * V + columns
     tl.store(DWEIGHT + place, tl.sum(dweight, 0, keep_dims=True), mask=columns < V)
+    if U is not None:
+        tl.store(DFACTOR + place, tl.sum(dfactor, 0, keep_dims=True), mask=columns < V)

@@ -4,8 +4,8 @@ With log f = logsigmoid(f), m_t = max(log f + m, log i), f_t = exp(log f + m - m
 
     C_t = f_t C + i_t k v^T    n_t = f_t n + i_t k    h = C_t^T q / (max(|n_t . q|, exp(-m_t)) + eps),
 
-q scaled by 1 / sqrt(K), then y = sigmoid(o) w norm(h). Where the input gate is a sigmoid, m_t = 0. A program takes BV
-columns of one head's memory, BK rows at a time; it can normalise h if these are all the columns.
+q scaled by 1 / sqrt(K), then y = a(g) (w norm(h) + s u). Where the input gate is a sigmoid, m_t = 0. A program takes
+BV columns of one head's memory, BK rows at a time; it can normalise h if these are all the columns.
 """
 
 # pyright: reportArgumentType=false
@@ -18,10 +18,11 @@ from exgate.ops.triton_math import log_sigmoid, tanh
 
 @triton.jit
 def step(
-    Q_, K_, V_, I, F, C, N, M, RESET, WEIGHT, GATE, Y, C_NEXT, N_NEXT, M_NEXT, cap, eps, norm_eps, scale,
+    Q_, K_, V_, I, F, C, N, M, RESET, WEIGHT, GATE, U, FACTOR, Y, C_NEXT, N_NEXT, M_NEXT,
+    cap, eps, norm_eps, scale,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     EXPONENTIAL: tl.constexpr, NORMALIZE: tl.constexpr, CAPPED: tl.constexpr, EMPTY: tl.constexpr,
-    RESETS: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, GATED: tl.constexpr,
+    RESETS: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """BV columns of one head of one row: h or y of them, and the next state."""
     row, strip = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -59,8 +60,8 @@ def step(
         tl.store(M_NEXT + row, m)
     y = tl.sum(h, 0)
     y = y / (tl.maximum(tl.abs(tl.sum(nq, 0)), tl.exp(-m)) + eps) if NORMALIZE else y * tl.exp(m)
-    if NORM:
-        wide = columns[None, :]
-        y = scaled(y[None, :], WEIGHT, GATE, row * V, row % H, wide, wide < V, norm_eps, V, RMS, OFFSET, GATED)
+    if WEIGHT is not None:
+        at, wide, y = row * V, columns[None, :], y[None, :]
+        y = scaled(y, WEIGHT, GATE, U, FACTOR, at, row % H, wide, wide < V, norm_eps, V, RMS, OFFSET, SILU)
         y = tl.reshape(y, (BV,))
     tl.store(Y + row * V + columns, y, mask=columns < V)

@@ -18,7 +18,7 @@ from exgate.ops.triton_math import log_sigmoid, sigmoid, tanh
 def step(
     X, R, H_, C, N, M, RESET, WEIGHT, Y, H_NEXT, C_NEXT, N_NEXT, M_NEXT, norm_eps,
     H: tl.constexpr, K: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr, EXP_F: tl.constexpr, EMPTY: tl.constexpr,
-    RESETS: tl.constexpr, NORM: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr,
+    RESETS: tl.constexpr, RMS: tl.constexpr, OFFSET: tl.constexpr,
 ):  # fmt: skip
     """BO cells of one head of one row: h or y of them, and the next state."""
     row = tl.program_id(0).to(tl.int64)
@@ -63,8 +63,8 @@ def step(
     tl.store(C_NEXT + places, c, mask=inside)
     tl.store(N_NEXT + places, n, mask=inside)
     tl.store(M_NEXT + places, m, mask=inside)
-    if NORM:
-        wide = cells[None, :]
-        h = scaled(h[None, :], WEIGHT, None, row * K, head, wide, wide < K, norm_eps, K, RMS, OFFSET, False)
+    if WEIGHT is not None:
+        at, wide, h = row * K, cells[None, :], h[None, :]
+        h = scaled(h, WEIGHT, None, None, None, at, head, wide, wide < K, norm_eps, K, RMS, OFFSET, False)
         h = tl.reshape(h, (BO,))
     tl.store(Y + places, h, mask=inside)

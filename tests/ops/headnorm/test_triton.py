@@ -12,26 +12,35 @@ from tests.ops.contract import error, ground
 pytestmark = [pytest.mark.skipif(not gpu.INSTALLED, reason="Triton is not installed"), pytest.mark.usefixtures("place")]
 
 
-def _leaves(rows: tuple[int, ...], heads: tuple[int, ...], gated: bool, kind=torch.float32) -> list[torch.Tensor]:
+def _leaves(rows: tuple[int, ...], heads: tuple[int, ...], parts: int, kind=torch.float32) -> list[torch.Tensor]:
+    """x and weight, with 1 part more the gate, with 3 parts more a skip connection, too."""
     x, weight = 3.0 + 2 * torch.randn(*rows, *heads), torch.randn(heads)
-    gate = [torch.randn(*rows, weight.numel())] if gated else []
-    return [tensor.to(kind).requires_grad_() for tensor in (x, weight, *gate)]
+    gate, u, factor = (
+        torch.randn(*rows, weight.numel()),
+        torch.randn(*rows, weight.numel()),
+        torch.randn(weight.numel()),
+    )
+    return [tensor.to(kind).requires_grad_() for tensor in (x, weight, gate, u, factor)[: 2 + parts]]
+
+
+def _call(*leaves, **options) -> torch.Tensor:
+    return headnorm(*leaves[:3], tuple(leaves[3:]) or None, **options)
 
 
 def _run(leaves, backend: str, **options) -> list[torch.Tensor]:
-    y = headnorm(*leaves, backend=backend, **options)
+    y = _call(*leaves, backend=backend, **options)
     direction = torch.randn(y.shape, generator=torch.Generator(y.device).manual_seed(0), dtype=torch.float64)
     return [y.detach(), *torch.autograd.grad((y.double() * direction).sum(), leaves)]
 
 
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("parts", "activation"), [(0, "sigmoid"), (1, "sigmoid"), (3, "silu")])
 @pytest.mark.parametrize("rms", [False, True])
 @pytest.mark.parametrize(
     ("rows", "heads"), [((2, 5), (3, 7)), ((1,), (2, 16)), ((70,), (1,)), ((70,), (24,)), ((2,), (1030,))]
 )
-def test_it_is_that_of_pytorch(rows, heads, rms, gated):
-    leaves = _leaves(rows, heads, gated)
-    options = {"eps": 1e-3, "rms": rms, "offset": gated}
+def test_it_is_that_of_pytorch(rows, heads, rms, parts, activation):
+    leaves = _leaves(rows, heads, parts)
+    options = {"eps": 1e-3, "rms": rms, "offset": parts == 1, "activation": activation}
     exact = [x.detach().double().requires_grad_() for x in leaves]
     with ground("triton"):
         assert error(_run(leaves, "triton", **options), _run(exact, "eager", **options)) < 1e-5
@@ -39,7 +48,7 @@ def test_it_is_that_of_pytorch(rows, heads, rms, gated):
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_short_types(kind):
-    leaves = _leaves((6,), (2, 32), True, kind)
+    leaves = _leaves((6,), (2, 32), 3, kind)
     exact = [x.detach().double().requires_grad_() for x in leaves]
     with ground("triton"):
         found = _run(leaves, "triton")
@@ -49,7 +58,7 @@ def test_short_types(kind):
 
 def test_a_program_that_takes_several_tiles(monkeypatch):
     monkeypatch.setattr(gpu, "target", lambda device: gpu.Target("cuda", 90, 0, 1))
-    leaves = _leaves((400,), (2, 5), True)
+    leaves = _leaves((400,), (2, 5), 3)
     exact = [x.detach().double().requires_grad_() for x in leaves]
     with ground("triton"):
         assert error(_run(leaves, "triton"), _run(exact, "eager")) < 1e-5
@@ -81,9 +90,9 @@ def test_the_layers_go_through_it(layer):
 
 
 def _launches(rows: int, size: int) -> list[gpu.Launch]:
-    leaves = _leaves((rows,), (4, size), True)
+    leaves = _leaves((rows,), (4, size), 1)
     with gpu.recording(gpu.SM90) as launches:
-        headnorm(*leaves, backend="triton").sum().backward()
+        _call(*leaves, backend="triton").sum().backward()
     return launches
 
 
@@ -109,22 +118,28 @@ def test_refusals():
         headnorm(torch.randn(2, 3, 4), torch.randn(4, 3))
     with pytest.raises(ValueError, match=r"headnorm: gate has shape \(2, 3, 4\); it should be \(2, 12\)"):
         headnorm(torch.randn(2, 3, 4), torch.randn(3, 4), torch.randn(2, 3, 4))
+    with pytest.raises(ValueError, match=r"headnorm: skip\[1\] has shape \(4,\); it should be \(12,\) = \(H V,\)"):
+        headnorm(torch.randn(2, 3, 4), torch.randn(3, 4), skip=(torch.randn(2, 12), torch.randn(4)))
+    with pytest.raises(ValueError, match="headnorm: activation is 'relu'; it should be 'sigmoid' or 'silu'"):
+        headnorm(torch.randn(2, 3, 4), torch.randn(3, 4), activation="relu")
 
 
-def test_opcheck_and_compile():
-    leaves = _leaves((3,), (2, 5), True)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_opcheck_and_compile(parts):
+    leaves = _leaves((3,), (2, 5), parts)
     with ground("triton"):
-        torch.library.opcheck(torch.ops.exgate.headnorm_triton, (*leaves, 1e-5, False, True))
-        compiled = torch.compile(lambda *x: headnorm(*x, backend="triton"), fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(*leaves), headnorm(*leaves))
+        given = *leaves, *[None] * (3 - parts), 1e-5, False, True, parts == 3
+        torch.library.opcheck(torch.ops.exgate.headnorm_triton, given)
+        compiled = torch.compile(lambda *x: _call(*x, backend="triton"), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*leaves), _call(*leaves))
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_checkpointing(gated):
+@pytest.mark.parametrize("parts", [0, 1, 3])
+def test_checkpointing(parts):
     """Recomputation hands over the saved tensors once."""
-    leaves = _leaves((3,), (2, 5), gated)
+    leaves = _leaves((3,), (2, 5), parts)
     with ground("triton"):
-        y = checkpoint(lambda *parts: headnorm(*parts, backend="triton"), *leaves, use_reentrant=False)
+        y = checkpoint(lambda *parts: _call(*parts, backend="triton"), *leaves, use_reentrant=False)
         found = torch.autograd.grad(y.square().sum(), leaves)
-        wanted = torch.autograd.grad(headnorm(*leaves, backend="triton").square().sum(), leaves)
+        wanted = torch.autograd.grad(_call(*leaves, backend="triton").square().sum(), leaves)
     assert error(list(found), list(wanted)) == 0
