@@ -12,7 +12,7 @@ from torch import Tensor
 
 from exgate import ops
 from exgate.models.cross_entropy import cross_entropy
-from exgate.ops import decode
+from exgate.ops import decode, gpu, persistent
 
 KINDS = {"bf16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MLSTM = [(64, 64), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]  # K, V
@@ -62,8 +62,26 @@ def recurrent(quick: bool) -> Iterator[Case]:
             variants = [("bf16", True, 16), ("bf16", False, 256), ("float32", True, 16)]
             for kind, whole, batch in variants[:1] if quick else variants:
                 words = [*option, f"batch {batch}", *(("reset, states",) if whole else ())]
-                call = partial(_recurrent, op, size, kind, option, whole, batch)
+                call = partial(_recurrent, op, size, kind, option, whole, batch, max(1, 768 // size))
                 yield Case(op, f"K={size}", kind, ", ".join(words), call)
+    for size in () if quick else HEADS:
+        for kind in KINDS:
+            for heads in _cuts(size, kind):
+                call = partial(_recurrent, "slstm", size, kind, {}, True, 1, heads)
+                yield Case("slstm", f"K={size}", kind, f"{heads} heads, reset, states", call)
+
+
+def _cuts(size: int, kind: str) -> list[int]:
+    """Numbers of heads that one of the targets cuts into tiles that 768 channels are not cut into."""
+    found: dict[tuple, int] = {}
+    for target in (gpu.SM80, gpu.SM90, gpu.GFX942):
+        for heads in (max(1, 768 // size), *(2**power for power in range(8))):
+            for batch in (16, 256, 1):
+                x = torch.empty(batch, 1, 4, heads, size, dtype=KINDS[kind], device="meta")
+                with gpu.recording(target):
+                    cut = persistent.cut_of(x)
+                found.setdefault((target, cut.tile, cut.rows, cut.block), heads)
+    return sorted({heads for heads in found.values() if heads != max(1, 768 // size)})
 
 
 def conv(quick: bool) -> Iterator[Case]:
@@ -113,8 +131,8 @@ def _mlstm(key: int, value: int, kind: str, gate: str, whole: bool, steps: int) 
     _forward_and_backward(call, whole, leaves, start if whole else ())
 
 
-def _recurrent(op: str, size: int, kind: str, option: dict, whole: bool, batch: int) -> None:
-    heads, steps = max(1, 768 // size), 2
+def _recurrent(op: str, size: int, kind: str, option: dict, whole: bool, batch: int, heads: int) -> None:
+    steps = 2
     leaves = [_leaf(batch, steps, 4, heads, size, kind=KINDS[kind]), _leaf(4, heads, size, size)]
     if "peephole" in option:
         leaves.append(_leaf(3, heads, size))

@@ -74,7 +74,7 @@ def _capped(z: Tensor, soft_cap: float) -> Tensor:
 
 def _fused(name: str, logits: Tensor, grid: tuple[int, ...], rows: tuple[Tensor, ...], soft_cap: float) -> None:
     """The kernel of that name on a chunk of logits, in one pass where the lines below take several."""
-    from exgate.models import triton_cross_entropy
+    from exgate.ops import triton_cross_entropy
 
     constants = {"V": logits.shape[1], "CAPPED": soft_cap != 0, "IGNORED": IGNORED, "BLOCK": BLOCK, "warps": 8}
     gpu.launch(getattr(triton_cross_entropy, name), grid, logits, *rows, soft_cap, **constants)

@@ -32,14 +32,17 @@ class Tiles:
     group: int  # sequences per launch
     waits: bool  # whether the programs of a launch can wait for each other, so that it takes all steps
 
-    @property
-    def warps(self) -> int:
+    def warps(self, backward: bool = False) -> int:
         """A warp for 16 of the rows that a product has: units if a head is one program, units of all gates if not.
 
-        Where a slice has long rows of weights all at hand, 8 at the least, that they spill nothing.
+        Where a slice has long rows of weights all at hand, 8 at the least, and 16 backward for the longest, which has
+        them in more parts, that they spill nothing.
         """
+        if self.slices == 1:
+            return self.tile // 16
         whole = self.block >= max(256, self.slices * self.tile)
-        return self.tile // 16 if self.slices == 1 else max(self.tile // 4, 8 if whole else 1)
+        least = 16 if backward and self.block >= 512 and self.tile > 16 else 8
+        return max(self.tile // 4, least if whole else 1)
 
 
 def tiles(batch: int, heads: int, size: int, number: int, device: gpu.Target) -> Tiles:
@@ -49,7 +52,8 @@ def tiles(batch: int, heads: int, size: int, number: int, device: gpu.Target) ->
     tile, block = width, width
     if number * width > 384 or number * width * (4 * width + rows) > room:  # more would not fit the registers
         tile = 16
-        while tile < 64 and heads * -(-size // tile) > device.processors and number * 8 * tile * width <= room:
+        most = 32 if number > 4 else 64  # as much of it as the registers take
+        while tile < most and heads * -(-size // tile) > device.processors and number * 8 * tile * width <= room:
             tile *= 2
         if number > 2 and number * width > 1024:  # float32 goes through registers, and more would be spilt
             block = 64
@@ -123,9 +127,9 @@ def _differentiate(backward, dy, dh, dc, dn, x, r, y, h, kept, peephole, reset, 
         torch.bmm(before, weight.transpose(1, 2), out=part)
 
     dc0, dn0 = torch.empty_like(dc), torch.empty_like(dn)
-    rows = _tiles(x).rows
+    rows = cut_of(x).rows
     dpeephole = None if peephole is None else h.new_zeros(-(-batch // rows), 3, heads, size)
-    for grid, numbers, arrived, constants in reversed(list(_launches(x))):
+    for grid, numbers, arrived, constants in reversed(list(_launches(x, backward=True))):
         given = start if numbers[4] == steps else (dc0, dn0)
         gpu.launch(
             backward, grid, x, weights, peephole, reset, dy, kept, draw, dh, *given, dc0, dn0, dpeephole, arrived,
@@ -138,21 +142,23 @@ def _differentiate(backward, dy, dh, dc, dn, x, r, y, h, kept, peephole, reset, 
     return draw, dr, dh0, dc0, dn0, h.new_empty(0) if dpeephole is None else dpeephole.sum(0)
 
 
-def _tiles(x: Tensor) -> Tiles:
+def cut_of(x: Tensor) -> Tiles:
     batch, _, _, heads, size = x.shape
     found = gpu.products(x.dtype, x.device)
     number = 2 if x.dtype == torch.bfloat16 else 12 if found["PRECISION"] == "tf32x3" else 4  # in two parts, and whole
     return tiles(batch, heads, size, number, gpu.target(x.device))
 
 
-def _launches(x: Tensor) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Tensor | None, dict[str, Any]]]:
+def _launches(
+    x: Tensor, backward: bool = False
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Tensor | None, dict[str, Any]]]:
     """Grid, (batch, steps, first sequence, first step, step after the last), counters, compile-time constants."""
     batch, steps, _, heads, size = x.shape
-    cut = _tiles(x)
+    cut = cut_of(x)
     span = steps if cut.slices == 1 or (cut.waits and not gpu.one_by_one()) else 1
     meets = cut.slices > 1 and span > 1
     constants = {"HEADS": heads, "SIZE": size, "TILE": cut.tile, "ROWS": cut.rows, "BLOCK": cut.block}
-    constants |= {"SLICES": cut.slices, "MEETS": meets, "warps": cut.warps, "stages": 1, "together": meets}
+    constants |= {"SLICES": cut.slices, "MEETS": meets, "warps": cut.warps(backward), "stages": 1, "together": meets}
     constants |= gpu.products(x.dtype, x.device)
     for row in range(0, batch, cut.group):
         count = -(-min(batch - row, cut.group) // cut.rows)

@@ -92,7 +92,7 @@ def test_what_a_cut_needs_fits(device, number):
 def test_cuts_of_common_calls():
     """bfloat16 on an H100, 16 sequences of width 768."""
     cuts = {size: tiles(16, 768 // size, size, 2, gpu.SM90) for size in (16, 64, 128, 192, 768)}
-    assert {size: (c.tile, c.slices, c.block, c.warps) for size, c in cuts.items()} == {
+    assert {size: (c.tile, c.slices, c.block, c.warps()) for size, c in cuts.items()} == {
         16: (16, 1, 16, 1),
         64: (64, 1, 64, 4),
         128: (128, 1, 128, 8),
