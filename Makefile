@@ -69,7 +69,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and alone: it decides the platform (CPU or CUDA), the rest follows.
-$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard exgate/ops/*.h exgate/ops/*.cpp exgate/ops/*/*.cpp)
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard exgate/ops/*.h exgate/ops/*.cpp exgate/ops/*/*.h exgate/ops/*/*.cpp)
 	@set -e; python=; \
 	for p in python3 python3.11 python3.12 python3.13 python; do \
 		if command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$p; break; fi; \

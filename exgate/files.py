@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
+import glob
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,20 +17,72 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _temporary(path.parent, path.name)
     try:
         yield temporary
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+@contextmanager
+def filled(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder for files that belong together; at the end they move into `folder`, one right after the other.
+
+    All are on the disk before the first one moves: an error or a kill while they are written leaves the old ones.
+    Other files of `folder`, which is made if it is not there, stay.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(folder, "new")
+    temporary.mkdir()
+    try:
+        yield temporary
+        made = sorted(temporary.iterdir())
+        for file in made:
+            _flush(file)
+        for file in made:
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _flush_folder(folder)
+
+
+def _temporary(folder: Path, name: str) -> Path:
+    """A name of this process's own; what killed processes left under such names is cleared away."""
+    for left in folder.glob(f".{glob.escape(name)}.*"):
+        process = left.suffix.removeprefix(".")
+        if process.isdigit() and not _runs(int(process)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    return folder / f".{name}.{os.getpid()}"
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix" or process == os.getpid():  # elsewhere there is no asking without disturbing it
+        return os.name != "posix"
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _flush(file: Path) -> None:
+    with open(file, "rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
     if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened, and need not be
-        folder = os.open(path.parent, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)
 
 
 def write(path: str | os.PathLike[str], text: str) -> Path:

@@ -35,7 +35,6 @@ def save(forecaster: Forecaster, path: str | os.PathLike[str]) -> Path:
     """
     panel, network, folder = forecaster._fitted(), forecaster.network, Path(path)
     _savable(panel)
-    io.save(network.module, folder)
     tensors = {
         f"{name}.{place}": torch.tensor(array) for name in SERIES for place, array in enumerate(getattr(panel, name))
     }
@@ -50,8 +49,6 @@ def save(forecaster: Forecaster, path: str | os.PathLike[str]) -> Path:
             tensors |= {f"state.{row}.{place}/{name}": tensor.cpu() for name, tensor in flatten(now.state).items()}
     if network.offsets is not None:
         tensors["offsets"] = torch.tensor(network.offsets)
-    with files.replaced(folder / "series.safetensors") as file:
-        save_file(tensors, file)
     known = {field.name: getattr(forecaster._known, field.name) for field in dataclasses.fields(Known)}
     text = {
         "h": forecaster.h, "multivariate": forecaster.multivariate, "alias": forecaster.alias,
@@ -69,10 +66,11 @@ def save(forecaster: Forecaster, path: str | os.PathLike[str]) -> Path:
         "states": states,
         "static": _columns(forecaster),
     }  # fmt: skip
-    files.write(
-        folder / "forecaster.json",
-        json.dumps(text, indent=1, ensure_ascii=False, default=lambda value: value.item()) + "\n",
-    )
+    written = json.dumps(text, indent=1, ensure_ascii=False, default=lambda value: value.item()) + "\n"
+    with files.filled(folder) as new:
+        io.save(network.module, new)
+        save_file(tensors, new / "series.safetensors")
+        (new / "forecaster.json").write_text(written, encoding="utf-8")
     return folder
 
 

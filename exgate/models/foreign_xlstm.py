@@ -67,6 +67,9 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
                     f"{where}: block {block} has {key}={value}, but an earlier one has {fields[key]}; exgate's xlstm "
                     f"has one {key} for all blocks. Such a model cannot be loaded."
                 )
+    taps = fields.pop("slstm_conv_kernel", None)
+    if fields.setdefault("conv_kernel", taps) != taps and taps is not None:
+        fields["slstm_conv_kernel"] = taps
     plan: Plan = {
         "embed.weight": (("token_embedding.weight",), _same),
         "norm.weight": ((f"{STACK}post_blocks_norm.weight",), _same),
@@ -102,7 +105,7 @@ def _slstm_fields(shapes: Mapping[str, tuple[int, ...]], p: str, dim: int) -> di
     hidden = shapes.get(f"{p}ffn.proj_down.weight")
     return {
         "heads": shapes[f"{p}xlstm.slstm_cell._recurrent_kernel_"][0],
-        "conv_kernel": kernel[2] if kernel else 0,
+        "slstm_conv_kernel": kernel[2] if kernel else 0,
         "ffn_factor": _factor(f"{p}ffn.proj_up", hidden[1], dim, 1.3) if hidden else 0.0,
     }
 

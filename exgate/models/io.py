@@ -84,7 +84,7 @@ def config_from_dict(fields: Mapping[str, Any]) -> Any:
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, format: str = "exgate") -> None:
-    """Write a model into a folder, which is made if it is not there; a reader never sees half a file.
+    """Write a model into a folder, which is made if it is not there; a kill while it is written leaves the old one.
 
     Args:
         model: a `LanguageModel`. Its parameters are written in the type that they have.
@@ -105,12 +105,11 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, format: str = "exgat
         config, tensors = to_transformers(config["model"], model.config, tensors, special_tokens)
     elif special_tokens:
         config["special_tokens"] = special_tokens
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-    with files.replaced(folder / "model.safetensors") as file:
-        save_file(tensors, file, metadata={"format": "pt"})
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    files.write(folder / "config.json", text)
+    with files.filled(folder) as new:
+        save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (new / "config.json").write_text(text, encoding="utf-8")
 
 
 def load(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NAMES = ("cpu", "triton", "eager", "reference")  # of all ops' backends
 _forced: str | None = None
 
 
@@ -17,8 +18,13 @@ def use_backend(name: str) -> Iterator[None]:
 
     An op without such a backend keeps its own best. A backend that has to refuse a call raises with its reason, as it
     does when it is named by `backend=`, which goes before this block. The choice is global to the process.
+
+    Raises:
+        ValueError: no op has a backend of that name.
     """
     global _forced
+    if name not in NAMES:
+        raise ValueError(f"use_backend: there is no backend {name!r}. Use one of {', '.join(map(repr, NAMES))}.")
     before, _forced = _forced, name
     try:
         yield
@@ -32,9 +38,14 @@ def forced() -> str | None:
 
 
 def choose(op: str, backends: dict[str, ModuleType], name: str | None, *args: Any) -> ModuleType:
-    """The backend for this call: the one that is named, else the first of `backends` that does not refuse `args`."""
+    """The backend for this call: the one that is named, else the first of `backends` that does not refuse `args`.
+
+    An empty batch goes by the definition, whoever is asked for: there is nothing to be fast at.
+    """
     if name is None and _forced in backends:
         name = _forced
+    if args[0].shape[0] == 0 and "reference" in backends and name in (None, *backends):
+        return backends["reference"]
     if name is None:
         return next(backend for backend in backends.values() if backend.refuses(*args) is None)
     if name not in backends:

@@ -129,7 +129,10 @@ def threads() -> int:
 @contextmanager
 def workspace(numbers: int) -> Iterator[Tensor]:
     """At least that many float32 numbers of scratch memory, kept from one call to the next: fresh memory is dear."""
-    space = _spaces.pop() if _spaces else torch.empty(0, device="cpu")
+    try:
+        space = _spaces.pop()
+    except IndexError:  # none, or another thread has it
+        space = torch.empty(0, device="cpu")
     if space.numel() < numbers:
         space = torch.empty(numbers, dtype=torch.float32, device="cpu")
     yield space

@@ -130,10 +130,14 @@ def verify(folder: str | os.PathLike[str]) -> None:
         damaged = [SUMS]
     if not damaged:
         return
-    older = [step for step in _steps(folder.parent.parent) if step < folder]
-    after = (
-        f"the run then goes on from {older[-1].name}" if older else "there is no older one: the run then starts anew"
-    )
+    best = folder.name == BEST
+    others = [step for step in _steps(folder.parent if best else folder.parent.parent) if best or step < folder]
+    if best:
+        after = f"the newest checkpoint, {others[-1].name}, is then taken" if others else "the run has no checkpoint"
+    elif others:
+        after = f"the run then goes on from {others[-1].name}"
+    else:
+        after = "there is no older one: the run then starts anew"
     raise Damaged(
         f"checkpoint: '{folder / damaged[0]}' is damaged (it is missing, or not as it was written). "
         f"Delete the folder '{folder}' and start again; {after}."
@@ -230,7 +234,12 @@ def _whole(final: Path, what: str, last: Path | None) -> Iterator[Path]:
         if final.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.rename(final, old)
-        os.rename(temporary, final)
+        try:
+            os.rename(temporary, final)
+        except OSError:
+            if old.exists():
+                os.rename(old, final)
+            raise
         _sync(final.parent)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:

@@ -41,7 +41,7 @@ def package(model: Any) -> dict[str, Tensor]:
             for leaf in ("weight", "bias"):
                 if f"{cell}layer.{name}.{leaf}" in state:
                     out[f"{p}xlstm.{theirs}.{leaf}"] = state[f"{cell}layer.{name}.{leaf}"]
-        if config.conv_kernel:
+        if f"{cell}layer.conv.weight" in state:
             out[f"{p}xlstm.conv1d.conv.weight"] = state[f"{cell}layer.conv.weight"][:, None]
             out[f"{p}xlstm.conv1d.conv.bias"] = state[f"{cell}layer.conv.bias"]
         if letter == "m":
@@ -70,6 +70,8 @@ def model(**fields: Any) -> Any:
         {"dim": 49, "heads": 1, "proj_factor": 1.3, "ffn_factor": 2.7, "qkv_block": 2},
         {"dim": 50, "proj_factor": 2.5, "ffn_factor": 2.5, "conv_kernel": 2},
         {"conv_kernel": 0},
+        {"slstm_conv_kernel": 0},
+        {"slstm_conv_kernel": 2},
         {"dim": 64, "pattern": "s", "ffn_factor": 0.0, "heads": 8},
         {"dim": 4, "heads": 4, "pattern": "s"},  # one cell per head
         {"pattern": "m", "blocks": 11, "bias": True, "qkv_block": 16},

@@ -125,6 +125,16 @@ def test_best_takes_the_place_of_the_one_before(tmp_path, model, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
+def test_a_damaged_best_names_the_way_back(tmp_path, model):
+    save(tmp_path, 7, model)
+    checkpoint.save_best(tmp_path, model, record={"loss": 1.0})
+    (tmp_path / "best" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(checkpoint.Damaged, match=r"best/model.safetensors' is damaged.*step-00000007, is then taken"):
+        checkpoint.model_folder(tmp_path)
+    shutil.rmtree(tmp_path / "best")
+    assert checkpoint.model_folder(tmp_path).name == "step-00000007"
+
+
 def test_model_folder(tmp_path, model):
     assert checkpoint.model_folder(tmp_path / "not" / "here") == tmp_path / "not" / "here"
     with pytest.raises(FileNotFoundError, match="neither a model folder"):
