@@ -52,6 +52,7 @@ from exgate.cli.model import Opened, enough_memory, open_model
 from exgate.cli.recipe import Recipe
 from exgate.data import text
 from exgate.evaluate import cache, perplexity
+from exgate.generate.text import first_token
 from exgate.models.compact import compact
 
 
@@ -169,7 +170,7 @@ def _score(arguments: Arguments, opened: Opened, documents: list[tuple[str, str,
             opened.model,
             ids,
             window=arguments.window,
-            end=opened.tokenizer.end,
+            end=first_token(opened.model, opened.tokenizer),
             stateful=arguments.stateful,
             batch=arguments.batch,
             on_progress=lambda count: progress.advance(task, count),

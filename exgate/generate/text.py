@@ -65,6 +65,12 @@ class Writing:
     session: Session
 
 
+def first_token(model: Any, tokenizer: Any) -> int:
+    """What a document begins with: a token that the model came with, else the one that ends documents."""
+    own = getattr(model, "special_tokens", {}).get("bos_token_id")
+    return tokenizer.end if own is None else own
+
+
 def complete(model: Any, tokenizer: Any, prompt: str, **options: Any) -> str:
     """The text that a model puts after `prompt`: `write` for a single one."""
     return write(model, tokenizer, [prompt], **options).texts[0]
@@ -84,8 +90,9 @@ def write(
 ) -> Writing:
     """Continue texts by up to `max_tokens` tokens each.
 
-    A prompt is the beginning of a document: the token that ends documents is fed before it, as in training. So an
-    empty prompt begins a new document. After a `session`, prompts are what comes next, and may be empty.
+    A prompt is the beginning of a document: the token that ends documents is fed before it, as in training, or the
+    one with which `model.special_tokens` says that they begin. So an empty prompt begins a new document. After a
+    `session`, prompts are what comes next, and may be empty.
 
     Args:
         tokenizer: with `encode`, `decode_bytes`, `end` and `vocab_size`.
@@ -109,7 +116,7 @@ def write(
         if session is None:
             raise ValueError("generate: there are neither prompts nor a session to continue.")
         prompts = [""] * session.rows
-    first = [] if session is not None else [tokenizer.end]
+    first = [] if session is not None else [first_token(model, tokenizer)]
     tokens = [[*first, *tokenizer.encode(prompt)] for prompt in prompts]
     texts, streams = [""] * len(prompts), []
     for row, ids in enumerate(tokens):

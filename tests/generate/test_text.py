@@ -5,6 +5,7 @@ import torch
 
 from exgate.data.tokens import ByteTokenizer
 from exgate.generate.text import TextStream, complete, write
+from exgate.models import lstm
 
 BYTES = ByteTokenizer()
 
@@ -143,3 +144,15 @@ def test_mistakes_are_told(model):
     with pytest.raises(ValueError, match="3 prompts for a session of 2 rows"):
         write(model, BYTES, ["", "", ""], max_tokens=1, session=session)
     assert torch.equal(write(model, BYTES, max_tokens=0, session=session).session.logits, session.logits)
+
+
+def test_a_text_begins_with_the_models_own_token():
+    """A model that was read from elsewhere says which token its texts begin with; ours begin with the one that ends."""
+    model = lstm.build(lstm.Config(vocab_size=257, dim=8, layers=1))
+    read = []
+    model.embed.register_forward_hook(lambda module, args, output: read.append(args[0]))
+    for special, first in (({}, BYTES.end), ({"bos_token_id": None}, BYTES.end), ({"bos_token_id": 7}, 7)):
+        vars(model)["special_tokens"] = special
+        read.clear()
+        complete(model, BYTES, "ab", max_tokens=1)
+        assert read[0][0].tolist() == [first, *b"a"]  # the last token is read by the step after it
