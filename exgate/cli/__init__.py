@@ -7,6 +7,7 @@ Listing the commands reads the files and imports none of them; running one impor
 
 import ast
 import difflib
+import os
 import sys
 import textwrap
 from importlib import import_module
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: nothing is wrong, and nobody is left to tell.
         # A null stdout keeps Python from complaining once more when it flushes at exit.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except KeyboardInterrupt:
         return complain("exgate: stopped by Ctrl-C.", status=130)

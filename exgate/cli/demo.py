@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
             result = train.run(recipe)
             if result.stopped_by:
                 print(f"Stopped by {result.stopped_by}; everything is saved. `exgate demo` goes on from here.")
-                return 130
+                return train.stopped(result)
             trained.append(_trained(name, recipe, result.validation["validation_bits_per_byte"]))
         console.print()
         bits = compressed(_recipe(MODELS["LSTM"], arguments))

@@ -47,10 +47,15 @@ def main(argv: list[str]) -> int:
     if result.stopped_by:
         print(f"Stopped at step {result.step} of {recipe.optim.steps} by {result.stopped_by}; everything is saved. "
               f"Go on with: exgate train {folder}")  # fmt: skip
-        return 130 if result.stopped_by == "Ctrl-C" else 143
+        return stopped(result)
     print(f"Finished {result.step} steps. The folder {folder} holds the best model, the last checkpoints and the "
           f"metrics.\nNext: exgate generate {folder} \"The \"")  # fmt: skip
     return 0
+
+
+def stopped(result: Result) -> int:
+    """The exit status of a run that a signal has ended, as shells have it."""
+    return 130 if result.stopped_by == "Ctrl-C" else 143
 
 
 def run(recipe: Recipe, *, say: Say = print, quiet: bool = False) -> Result:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from exgate.layers.attention import AttentionLayer
 from exgate.layers.elman import RNNLayer
-from exgate.layers.init import ramp_
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.mlstm import MLSTMLayer
 from exgate.layers.slstm import SLSTMLayer
@@ -22,13 +21,11 @@ CARRIED = ("h", "c", "n", *AttentionState.GROWS)
 
 def layers(dim: int = 64, heads: int = 4) -> dict[str, nn.Module]:
     """What is compared, by the names of the picture."""
-    remembering = LSTMLayer(dim)
-    ramp_(remembering.input.bias[dim : 2 * dim])  # over the cells
     found = {
         "RNN": RNNLayer(dim),
         "LSTM": LSTMLayer(dim),  # as torch.nn.LSTM starts it, forget gates half open
         "LSTM, forget bias 1": LSTMLayer(dim, forget_bias=1.0),
-        "LSTM, forget bias 3 to 6": remembering,
+        "LSTM, forget bias 3 to 6": LSTMLayer(dim, forget_bias=(3.0, 6.0)),  # over the cells
         "sLSTM": SLSTMLayer(dim, heads=heads, conv_kernel=0),
         "mLSTM": MLSTMLayer(dim, heads=heads),
         "attention": AttentionLayer(dim, heads=heads),

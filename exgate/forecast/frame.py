@@ -68,13 +68,13 @@ def as_pandas(df: Any) -> Frame:
 
     Raises:
         ImportError: pandas is not installed.
-        TypeError: it is neither.
+        ValueError: it is neither.
     """
     if isinstance(df, needed().DataFrame):
         return df
     if is_polars(df):
         return df.to_pandas()
-    raise TypeError(f"forecast: the data are a {type(df).__name__}; they should be a pandas or polars DataFrame.")
+    raise ValueError(f"forecast: the data are a {type(df).__name__}; they should be a pandas or polars DataFrame.")
 
 
 def is_polars(df: Any) -> bool:

@@ -69,7 +69,7 @@ class MLSTMLayer(nn.Module):
         self.q, self.k, self.v = (HeadwiseLinear(inner, inner // qkv_block, bias=bias, **where) for _ in range(3))
         self.igate = Linear(3 * inner, heads, **where)
         self.fgate = Linear(3 * inner, heads, **where)
-        self.norm = HeadNorm(inner, heads, norm_eps, offset=True, **where)
+        self.norm = HeadNorm(inner, heads, eps=norm_eps, offset=True, **where)
         self.skip = nn.Parameter(torch.empty(inner, **where))
         self.down = Linear(inner, dim, bias=bias, **where)
         self.reset_parameters()
@@ -167,7 +167,7 @@ class MLSTM7BLayer(nn.Module):
         self.igate = Linear(dim, heads, **where)
         self.fgate = Linear(dim, heads, **where)
         self.ogate = Linear(dim, v_dim, bias=bias, **where)
-        self.norm = HeadNorm(v_dim, heads, norm_eps, **where)
+        self.norm = HeadNorm(v_dim, heads, eps=norm_eps, **where)
         self.out = Linear(v_dim, dim, bias=bias, **where)
         self.reset_parameters()
 

@@ -18,7 +18,7 @@ class RMSNorm(nn.Module):
         offset: keep the weight as its distance from one: the factor is 1 + w, and w starts at 0 (else w, from 1).
     """
 
-    def __init__(self, dim: int, eps: float = 1e-6, offset: bool = False, *, device=None, dtype=None) -> None:
+    def __init__(self, dim: int, *, eps: float = 1e-6, offset: bool = False, device=None, dtype=None) -> None:
         super().__init__()
         self.dim, self.eps, self.offset = dim, eps, offset
         self.weight = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
@@ -46,7 +46,7 @@ class LayerNorm(nn.Module):
     """
 
     def __init__(
-        self, dim: int, eps: float = 1e-5, offset: bool = False, bias: bool = False, *, device=None, dtype=None
+        self, dim: int, *, eps: float = 1e-5, offset: bool = False, bias: bool = False, device=None, dtype=None
     ) -> None:
         super().__init__()
         self.dim, self.eps, self.offset = dim, eps, offset
@@ -89,10 +89,10 @@ class HeadNorm(nn.Module):
         self,
         dim: int,
         heads: int,
+        *,
         eps: float = 1e-5,
         offset: bool = False,
         rms: bool = False,
-        *,
         device=None,
         dtype=None,
     ) -> None:

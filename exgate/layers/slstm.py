@@ -63,7 +63,7 @@ class SLSTMLayer(nn.Module):
         self.ogate = HeadwiseLinear(dim, heads, **where)
         self.recurrent = nn.Parameter(torch.empty(4, heads, size, size, **where))
         self.bias = nn.Parameter(torch.empty(4, heads, size, **where))
-        self.norm = HeadNorm(dim, heads, norm_eps, norm_offset, **where)
+        self.norm = HeadNorm(dim, heads, eps=norm_eps, offset=norm_offset, **where)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -19,7 +19,7 @@ class Residual(nn.Module):
         dropout: probability of dropping an element of the branch.
     """
 
-    def __init__(self, norm: nn.Module, layer: nn.Module, dropout: float = 0.0) -> None:
+    def __init__(self, norm: nn.Module, layer: nn.Module, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm, self.layer, self.dropout = norm, layer, dropout
 
@@ -87,7 +87,7 @@ class Bidirectional(nn.Module):
         ValueError: there is no such merge.
     """
 
-    def __init__(self, forward: nn.Module, backward: nn.Module, merge: str = "concat") -> None:
+    def __init__(self, forward: nn.Module, backward: nn.Module, *, merge: str = "concat") -> None:
         super().__init__()
         if merge not in ("concat", "sum"):
             raise ValueError(f"Bidirectional: merge is {merge!r}; it should be 'concat' or 'sum'.")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exgate.models.weights import Plan, Reading, Weights
+from exgate.models.weights import SPECIAL_TOKENS, Plan, Reading, Weights, same, special_tokens
 
 # Our name within a block: theirs (transformers' older classes say query, key and value).
 NAMES = {
@@ -33,7 +33,7 @@ THEIR_FIELDS = {
     "norm_eps": "norm_eps",
     "cell_eps": "eps",
 }
-SPECIAL_TOKENS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+PUBLISHED_TOKENS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 # The vocabulary of the published checkpoints, whose special tokens are known.
 PUBLISHED_VOCABULARY = 50304
 
@@ -51,11 +51,11 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
     head = names.get("lm_head.weight")
     tied = weights.tied(names[embedding], "lm_head.weight")
     plan: Plan = {
-        "embed.weight": ((names[embedding],), _same),
-        "norm.weight": ((names["out_norm.weight"],), _same),
+        "embed.weight": ((names[embedding],), same),
+        "norm.weight": ((names["out_norm.weight"],), same),
     }
     if head and not tied:
-        plan["head.weight"] = ((head,), _same)
+        plan["head.weight"] = ((head,), same)
     for block in range(blocks):
         part = _block_plan({short: shapes[short] for short in shapes if short.startswith(f"blocks.{block}.")}, block)
         for key, (sources, join) in part.items():
@@ -67,10 +67,10 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
             raise ValueError(f"{where}: exgate's xlstm_7b has no place for {name}. Such a model cannot be loaded.")
     fields = _fields(shapes, embedding, blocks) | {"tie_embeddings": tied}
     told, assumed = _config_fields(config)
-    if tokens := {key: config[key] for key in SPECIAL_TOKENS if key in config}:
-        told["special_tokens"] = tokens
+    if not config.keys().isdisjoint(SPECIAL_TOKENS):
+        told["special_tokens"] = special_tokens(config)
     elif fields["vocab_size"] == PUBLISHED_VOCABULARY:
-        assumed["special_tokens"] = dict(SPECIAL_TOKENS)
+        assumed["special_tokens"] = dict(PUBLISHED_TOKENS)
     notes = [] if head else ["no lm_head, so the embedding is taken as the head"]
     return Reading("xlstm_7b", fields | told, assumed, plan, notes)
 
@@ -105,7 +105,7 @@ def _block_plan(shapes: Mapping[str, tuple[int, ...]], block: int) -> Plan:
         for leaf in ("",) if name.endswith("weight") else (".weight", ".bias"):
             for theirs in candidates:
                 if p + theirs + leaf in shapes:
-                    plan[ours + name + leaf] = ((p + theirs + leaf,), _same)
+                    plan[ours + name + leaf] = ((p + theirs + leaf,), same)
     plan[f"{ours}layers.0.layer.norm.weight"] = ((f"{p}mlstm_layer.multihead_norm.weight",), Tensor.flatten)
     for leaf in ("weight", "bias"):
         pair, joined = (
@@ -113,7 +113,7 @@ def _block_plan(shapes: Mapping[str, tuple[int, ...]], block: int) -> Plan:
             f"{p}ffn.proj_up_gate_z.{leaf}",
         )
         if joined in shapes:
-            plan[f"{ours}layers.1.layer.up.{leaf}"] = ((joined,), _same)
+            plan[f"{ours}layers.1.layer.up.{leaf}"] = ((joined,), same)
         elif pair[0] in shapes:
             plan[f"{ours}layers.1.layer.up.{leaf}"] = (tuple(pair), lambda *parts: torch.cat(parts))
         plan |= _fused_plan(shapes, p, ours, leaf)
@@ -150,16 +150,12 @@ def _config_fields(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     return (told | constants, assumed) if config else (told, assumed | constants)
 
 
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 def _rows(begin: int, end: int):
     return lambda tensor: tensor[begin:end]
 
 
 def to_transformers(
-    model: str, config: Any, tensors: Mapping[str, Tensor], special_tokens: Mapping[str, Any]
+    model: str, config: Any, tensors: Mapping[str, Tensor], tokens: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The `config.json` and the tensors with which `transformers` builds the same model.
 
@@ -187,7 +183,7 @@ def to_transformers(
         if config.bias:  # there, norms have a bias as soon as products have
             for name, like in zip(NORM_BIASES, ("norm_mlstm", "norm_ffn", "mlstm_layer.multihead_norm"), strict=True):
                 out[p + name] = torch.zeros_like(out[f"{p}{like}.weight"])
-    return _transformers_config(config, tensors["embed.weight"].dtype, special_tokens), out
+    return _transformers_config(config, tensors["embed.weight"].dtype, tokens), out
 
 
 def _not_in_transformers(model: str, config: Any) -> str | None:
@@ -208,7 +204,7 @@ def _not_in_transformers(model: str, config: Any) -> str | None:
     return None
 
 
-def _transformers_config(config: Any, dtype: torch.dtype, special_tokens: Mapping[str, Any]) -> dict[str, Any]:
+def _transformers_config(config: Any, dtype: torch.dtype, tokens: Mapping[str, Any]) -> dict[str, Any]:
     multiple = 64 if config.ffn_dim % 64 == 0 else 1
     return {
         "architectures": ["xLSTMForCausalLM"],
@@ -232,7 +228,7 @@ def _transformers_config(config: Any, dtype: torch.dtype, special_tokens: Mappin
         "gate_soft_cap": config.gate_soft_cap,
         "output_logit_soft_cap": config.soft_cap,
         "weight_mode": "single",
-        **{key: special_tokens.get(key) for key in SPECIAL_TOKENS},
+        **{key: tokens.get(key) for key in SPECIAL_TOKENS},
     }
 
 

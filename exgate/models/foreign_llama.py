@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from exgate.models.weights import Plan, Reading, Weights
+from exgate.models.weights import Plan, Reading, Weights, same, special_tokens
 
 # Our name within a block: theirs. q, k and the FFN's `up` are made of theirs below.
 NAMES = {
@@ -19,7 +18,6 @@ NAMES = {
     "layers.1.norm.weight": "post_attention_layernorm.weight",
     "layers.1.layer.down.weight": "mlp.down_proj.weight",
 }
-SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
@@ -39,9 +37,9 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
     heads = config["num_attention_heads"]
     vocab_size, dim = shapes["embed_tokens.weight"]
     tied = bool(config.get("tie_word_embeddings")) or weights.tied(names["embed_tokens.weight"], "lm_head.weight")
-    plan: Plan = {"embed.weight": (("embed_tokens.weight",), _same), "norm.weight": (("norm.weight",), _same)}
+    plan: Plan = {"embed.weight": (("embed_tokens.weight",), same), "norm.weight": (("norm.weight",), same)}
     if not tied:
-        plan["head.weight"] = (("lm_head.weight",), _same)
+        plan["head.weight"] = (("lm_head.weight",), same)
     for block in range(blocks):
         plan |= _block_plan(block, dim // heads)
     # Older files have the frequencies of the rotation too.
@@ -93,7 +91,7 @@ def _config_fields(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     told: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
     published = {"norm_eps": 1e-6, "rope_theta": 10000.0, "ffn_activation": "silu"}
     assumed = {key: value for key, value in published.items() if key not in told}
-    if tokens := {key: config[key] for key in SPECIAL_TOKENS if isinstance(config.get(key), int)}:
+    if tokens := special_tokens(config):
         told["special_tokens"] = tokens
     return told, assumed
 
@@ -101,7 +99,7 @@ def _config_fields(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 def _block_plan(block: int, size: int) -> Plan:
     """`size` is K, which tells where a head's rows end."""
     p, ours = f"layers.{block}.", f"stack.layers.{block}."
-    plan: Plan = {ours + name: ((p + theirs,), _same) for name, theirs in NAMES.items()}
+    plan: Plan = {ours + name: ((p + theirs,), same) for name, theirs in NAMES.items()}
     for name in ("q", "k"):
         plan[f"{ours}layers.0.layer.{name}.weight"] = ((f"{p}self_attn.{name}_proj.weight",), _pairs(size))
     gate, up = (f"{p}mlp.{name}_proj.weight" for name in ("gate", "up"))
@@ -112,7 +110,3 @@ def _block_plan(block: int, size: int) -> Plan:
 def _pairs(size: int):
     """Their rotation turns the rows (i, i + K/2) of a head, ours (2i, 2i+1): the same pairs in another order."""
     return lambda weight: weight.unflatten(0, (-1, 2, size // 2)).transpose(1, 2).flatten(0, 2)
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor

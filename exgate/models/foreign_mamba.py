@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
-from exgate.models.weights import Plan, Reading, Weights
+from exgate.models.weights import Plan, Reading, Weights, same, special_tokens
 
 # Our name within a block: theirs.
 NAMES = {
@@ -24,7 +22,6 @@ NAMES = {
     "layer.out_proj.bias": "mixer.out_proj.bias",
 }
 EMBEDDINGS = ("embeddings.weight", "embedding.weight")  # transformers', the authors'
-SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
@@ -43,14 +40,14 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         raise ValueError(f"{where}: {missing} is not there; exgate's mamba needs it. Restore the file.")
     blocks = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("layers."))
     tied = weights.tied(names[embedding], "lm_head.weight")
-    plan: Plan = {"embed.weight": ((names[embedding],), _same), "norm.weight": ((names["norm_f.weight"],), _same)}
+    plan: Plan = {"embed.weight": ((names[embedding],), same), "norm.weight": ((names["norm_f.weight"],), same)}
     if not tied:
-        plan["head.weight"] = (("lm_head.weight",), _same)
+        plan["head.weight"] = (("lm_head.weight",), same)
     for block in range(blocks):
         ours, theirs = f"stack.layers.{block}.", f"layers.{block}."
         for name, source in NAMES.items():
             if theirs + source in names:
-                plan[ours + name] = ((names[theirs + source],), _same)
+                plan[ours + name] = ((names[theirs + source],), same)
         if (conv := names.get(f"{theirs}mixer.conv1d.weight")) is not None:
             plan[f"{ours}layer.conv.weight"] = ((conv,), lambda weight: weight[:, 0])
             # A convolution without bias is one whose bias is zero.
@@ -64,7 +61,7 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         told["norm_eps"] = float(config["layer_norm_epsilon"])
     else:
         assumed["norm_eps"] = 1e-5
-    if tokens := {key: config[key] for key in SPECIAL_TOKENS if isinstance(config.get(key), int)}:
+    if tokens := special_tokens(config):
         told["special_tokens"] = tokens
     return Reading("mamba", told, assumed, plan)
 
@@ -96,7 +93,3 @@ def _fields(shapes: Mapping[str, tuple[int, ...]], embedding: str, blocks: int) 
         "dt_rank": shapes.get(f"{mixer}dt_proj.weight", (0, 1))[1],
         "bias": f"{mixer}in_proj.bias" in shapes,
     }
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from exgate.models.weights import Plan, Reading, Weights
+from exgate.models.weights import Plan, Reading, Weights, same, special_tokens
 
 # Our name within a block: theirs. At inference their class halves hidden states every few blocks, and the weights of
 # `output` and `value` with them, for float16. It does so after loading: files have the plain weights. All that it
@@ -19,7 +19,6 @@ TIME |= {f"{name}.weight": f"{name}.weight" for name in ("key", "value", "recept
 CHANNEL = {"mix_k": "time_mix_key", "mix_r": "time_mix_receptance"}
 CHANNEL |= {f"{name}.weight": f"{name}.weight" for name in ("key", "value", "receptance")}
 NORMS = {"weight": "weight", "bias": "bias"}
-SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Of its last norm, whatever its config says.
 NORM_EPS = 1e-5
 
@@ -43,7 +42,7 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
         raise ValueError(f"{where}: {missing[0]} is not there. Such a model cannot be loaded.")
     if extra := sorted(names.keys() - set(renamed.values()) - {"head.weight"}):
         raise ValueError(f"{where}: exgate's rwkv4 has no place for {extra[0]}. Such a model cannot be loaded.")
-    plan: Plan = {a: ((names[b],), _vector if ".time_mix" in b else _same) for a, b in renamed.items()}
+    plan: Plan = {a: ((names[b],), _vector if ".time_mix" in b else same) for a, b in renamed.items()}
     vocab_size, dim = weights.shapes[names["embeddings.weight"]]
     eps = config.get("layer_norm_epsilon", NORM_EPS)
     inner = weights.shapes[names["blocks.0.attention.key.weight"]][0]
@@ -54,14 +53,10 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
     fields["ffn_dim"] = weights.shapes[names["blocks.0.feed_forward.key.weight"]][0]
     if fields["ffn_dim"] == 4 * dim:
         fields["ffn_dim"] = None
-    if tokens := {key: config[key] for key in SPECIAL_TOKENS if key in config}:
+    if tokens := special_tokens(config):
         fields["special_tokens"] = tokens
     notes = [] if "head.weight" in names else ["no head, so the embedding is taken as the head"]
     return Reading("rwkv4", fields, {}, plan, notes)
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _vector(mix: Tensor) -> Tensor:

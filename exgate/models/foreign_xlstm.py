@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exgate.models.weights import Plan, Reading, Weights
+from exgate.models.weights import Plan, Reading, Weights, same
 
 # Our name within a layer: theirs. Their `fgate` feeds the input gate, and their `igate` the forget gate.
 MLSTM = {
@@ -71,12 +71,12 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
     if fields.setdefault("conv_kernel", taps) != taps and taps is not None:
         fields["slstm_conv_kernel"] = taps
     plan: Plan = {
-        "embed.weight": (("token_embedding.weight",), _same),
-        "norm.weight": ((f"{STACK}post_blocks_norm.weight",), _same),
+        "embed.weight": (("token_embedding.weight",), same),
+        "norm.weight": ((f"{STACK}post_blocks_norm.weight",), same),
     }
     fields["tie_embeddings"] = weights.tied("token_embedding.weight", "lm_head.weight")
     if not fields["tie_embeddings"]:
-        plan["head.weight"] = (("lm_head.weight",), _same)
+        plan["head.weight"] = (("lm_head.weight",), same)
     for block, p in enumerate(prefix):
         plan |= _block_plan(shapes, p, f"stack.layers.{block}.", pattern[block])
     used = {source for sources, _ in plan.values() for source in sources} | {"lm_head.weight"}
@@ -120,10 +120,10 @@ def _factor(name: str, width: int, dim: int, published: float) -> float:
 
 def _block_plan(shapes: Mapping[str, tuple[int, ...]], p: str, ours: str, letter: str) -> Plan:
     layer = f"{ours}layers.0.layer."
-    plan: Plan = {f"{ours}layers.0.norm.weight": ((f"{p}xlstm_norm.weight",), _same)}
+    plan: Plan = {f"{ours}layers.0.norm.weight": ((f"{p}xlstm_norm.weight",), same)}
     for name, theirs in (MLSTM if letter == "m" else SLSTM).items():
         if f"{p}xlstm.{theirs}" in shapes:
-            plan[layer + name] = ((f"{p}xlstm.{theirs}",), _same)
+            plan[layer + name] = ((f"{p}xlstm.{theirs}",), same)
     if f"{p}xlstm.conv1d.conv.weight" in shapes:
         plan[f"{layer}conv.weight"] = ((f"{p}xlstm.conv1d.conv.weight",), _channel)
     if letter == "m":
@@ -140,9 +140,9 @@ def _block_plan(shapes: Mapping[str, tuple[int, ...]], p: str, ours: str, letter
     if f"{layer}norm.weight" not in plan:  # group_norm_weight=False: a factor of 1, kept as its distance from 1
         plan[f"{layer}norm.weight"] = ((), lambda: torch.zeros(heads * size))
     if f"{p}ffn.proj_up.weight" in shapes:
-        plan[f"{ours}layers.1.norm.weight"] = ((f"{p}ffn_norm.weight",), _same)
-        plan[f"{ours}layers.1.layer.up.weight"] = ((f"{p}ffn.proj_up.weight",), _same)
-        plan[f"{ours}layers.1.layer.down.weight"] = ((f"{p}ffn.proj_down.weight",), _same)
+        plan[f"{ours}layers.1.norm.weight"] = ((f"{p}ffn_norm.weight",), same)
+        plan[f"{ours}layers.1.layer.up.weight"] = ((f"{p}ffn.proj_up.weight",), same)
+        plan[f"{ours}layers.1.layer.down.weight"] = ((f"{p}ffn.proj_down.weight",), same)
     return plan
 
 
@@ -166,10 +166,6 @@ def _config_fields(config: Mapping[str, Any], where: str, pattern: str) -> tuple
         act = (block.get("feedforward") or {}).get("act_fn")
         (told if act else assumed)["ffn_activation"] = ACTIVATIONS.get(act, act) if act else "gelu"
     return told, assumed
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _channel(weight: Tensor) -> Tensor:

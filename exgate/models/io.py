@@ -27,7 +27,7 @@ from exgate import files
 from exgate.models import foreign
 from exgate.models.foreign_7b import to_transformers
 from exgate.models.lm import LanguageModel
-from exgate.models.weights import Plan, Reading, Weights
+from exgate.models.weights import Plan, Reading, Weights, same
 
 
 def names() -> list[str]:
@@ -138,7 +138,7 @@ def load(
     """
     weights, config = _open(local(path))
     if isinstance(config.get("model"), str):
-        reading = Reading(config.pop("model"), config, {}, {key: ((key,), _same) for key in weights.shapes})
+        reading = Reading(config.pop("model"), config, {}, {key: ((key,), same) for key in weights.shapes})
     else:
         reading = foreign.read(weights, config)
     assumed = {key: value for key, value in reading.assumed.items() if key not in overrides}
@@ -285,10 +285,6 @@ def _filled(
             raise ValueError(f"{where}: {_misfit(key, tuple(tensor.shape), tuple(state[key].shape))}")
         _assign(model, key, tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True).contiguous())
     return model
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _assign(model: nn.Module, key: str, tensor: Tensor) -> None:

@@ -56,7 +56,7 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
     model = LanguageModel(
         config.vocab_size,
         Stack(_block(config, where) for _ in range(config.blocks)),
-        RMSNorm(config.dim, config.norm_eps, **where),
+        RMSNorm(config.dim, eps=config.norm_eps, **where),
         dim=config.dim,
         tie_embeddings=config.tie_embeddings,
         soft_cap=config.soft_cap,
@@ -75,9 +75,10 @@ def _block(config: Config, where: dict) -> Stack:
         config.dim, heads=config.heads, kv_heads=config.kv_heads, rope_theta=config.rope_theta, window=config.window,
         blocks=branches, **where,
     )  # fmt: skip
-    ffn = FFN(config.dim, hidden, config.ffn_activation, blocks=branches, **where)
+    ffn = FFN(config.dim, hidden, activation=config.ffn_activation, blocks=branches, **where)
     return Stack(
-        Residual(RMSNorm(config.dim, config.norm_eps, **where), layer, config.dropout) for layer in (attention, ffn)
+        Residual(RMSNorm(config.dim, eps=config.norm_eps, **where), layer, dropout=config.dropout)
+        for layer in (attention, ffn)
     )
 
 

@@ -96,7 +96,7 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
     model = LanguageModel(
         config.vocab_size,
         Stack(_block(config, hidden if number else config.dim, hidden, where) for number in range(config.layers)),
-        LayerNorm(hidden, config.norm_eps, **where),
+        LayerNorm(hidden, eps=config.norm_eps, **where),
         dim=config.dim,
         width=hidden,
         tie_embeddings=config.tie_embeddings,
@@ -118,8 +118,10 @@ def _block(config: Config, width: int, hidden: int, where: dict) -> Stack:
         return Stack([Dropped(cell, config.dropout)])
     layers: list[nn.Module] = [cell]
     if config.ffn_dim:
-        layers.append(FFN(config.dim, config.ffn_dim, "silu", blocks=2 * config.layers, **where))
-    return Stack(Residual(LayerNorm(config.dim, config.norm_eps, **where), one, config.dropout) for one in layers)
+        layers.append(FFN(config.dim, config.ffn_dim, activation="silu", blocks=2 * config.layers, **where))
+    return Stack(
+        Residual(LayerNorm(config.dim, eps=config.norm_eps, **where), one, dropout=config.dropout) for one in layers
+    )
 
 
 def lstm_tiny(vocab_size: int = 257) -> Config:

@@ -49,12 +49,12 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
             config.dim, state_size=config.state_size, conv_kernel=config.conv_kernel, inner_dim=config.inner_dim,
             dt_rank=config.dt_rank, bias=config.bias, blocks=config.blocks, **where,
         )  # fmt: skip
-        return Residual(RMSNorm(config.dim, config.norm_eps, **where), layer, config.dropout)
+        return Residual(RMSNorm(config.dim, eps=config.norm_eps, **where), layer, dropout=config.dropout)
 
     model = LanguageModel(
         config.vocab_size,
         Stack(block() for _ in range(config.blocks)),
-        RMSNorm(config.dim, config.norm_eps, **where),
+        RMSNorm(config.dim, eps=config.norm_eps, **where),
         dim=config.dim,
         tie_embeddings=config.tie_embeddings,
         soft_cap=config.soft_cap,

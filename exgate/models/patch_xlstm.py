@@ -132,7 +132,7 @@ class PatchXLSTM(nn.Module):
         self.static: Any = Linear(2 * config.static, config.dim, bias=False, **where) if config.static else None
         self.categories = nn.ModuleList(Embedding(size, config.dim, **where) for size in config.categories)
         self.stack = xlstm.stack(blocks, **where)
-        self.norm = LayerNorm(config.dim, blocks.norm_eps, offset=True, **where)
+        self.norm = LayerNorm(config.dim, eps=blocks.norm_eps, offset=True, **where)
         memory, leads = config.memory * config.patch, config.leads * config.patch
         self.base = PatchRidge(config.patch, memory, leads, **where) if memory else None
         self.out = Bent(config.dim, hidden, config.patch * config.channels * len(config.quantiles), **where)

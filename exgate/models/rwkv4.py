@@ -73,13 +73,13 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
     where = {"device": "meta", "dtype": dtype}
 
     def norm() -> LayerNorm:
-        return LayerNorm(config.dim, config.norm_eps, bias=True, **where)
+        return LayerNorm(config.dim, eps=config.norm_eps, bias=True, **where)
 
     blocks: list[nn.Module] = [First(norm())]
     for block in range(config.blocks):
         place = {"block": block, "blocks": config.blocks, **where}
         layers = TimeMix(config.dim, **place), ChannelMix(config.dim, config.ffn_dim, **place)
-        blocks.append(Stack(Residual(norm(), layer, config.dropout) for layer in layers))
+        blocks.append(Stack(Residual(norm(), layer, dropout=config.dropout) for layer in layers))
     model = RWKV4(
         config.vocab_size,
         Stack(blocks),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,19 @@ class Reading:
     assumed: dict[str, Any]
     plan: Plan
     notes: list[str] = field(default_factory=list)
+
+
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # as transformers has them
+
+
+def special_tokens(config: Mapping[str, Any]) -> dict[str, int]:
+    """The ids of special tokens in a config of transformers; where a model has none of a kind, it says null."""
+    return {key: config[key] for key in SPECIAL_TOKENS if isinstance(config.get(key), int)}
+
+
+def same(tensor: Tensor) -> Tensor:
+    """A tensor that needs no change, for a `Plan`."""
+    return tensor
 
 
 class Weights:

@@ -87,7 +87,7 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
     model = LanguageModel(
         config.vocab_size,
         stack(config, **where),
-        LayerNorm(config.dim, config.norm_eps, offset=True, **where),
+        LayerNorm(config.dim, eps=config.norm_eps, offset=True, **where),
         dim=config.dim,
         tie_embeddings=config.tie_embeddings,
         soft_cap=config.soft_cap,
@@ -108,7 +108,7 @@ def stack(config: Blocks, *, device=None, dtype=None) -> Stack:
 
 def _block(config: Blocks, letter: str, block: int, where: dict) -> Stack:
     def branch(layer: torch.nn.Module) -> Residual:
-        return Residual(LayerNorm(config.dim, config.norm_eps, offset=True, **where), layer, config.dropout)
+        return Residual(LayerNorm(config.dim, eps=config.norm_eps, offset=True, **where), layer, dropout=config.dropout)
 
     shared = {"heads": config.heads, "norm_eps": config.norm_eps, **where}
     if letter == "m":
@@ -129,7 +129,7 @@ def _block(config: Blocks, letter: str, block: int, where: dict) -> Stack:
     if not config.ffn_factor:
         return Stack([branch(cell)])
     hidden = config.multiple * math.ceil(config.ffn_factor * config.dim / config.multiple)
-    ffn = FFN(config.dim, hidden, config.ffn_activation, blocks=config.blocks, **where)
+    ffn = FFN(config.dim, hidden, activation=config.ffn_activation, blocks=config.blocks, **where)
     return Stack([branch(cell), branch(ffn)])
 
 

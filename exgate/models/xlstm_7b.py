@@ -71,7 +71,7 @@ def build(config: Config, *, device=None, dtype=None) -> LanguageModel:
     model = LanguageModel(
         config.vocab_size,
         Stack(_block(config, letter, block, where) for block, letter in enumerate(letters)),
-        RMSNorm(config.dim, config.norm_eps, **where),
+        RMSNorm(config.dim, eps=config.norm_eps, **where),
         dim=config.dim,
         tie_embeddings=config.tie_embeddings,
         soft_cap=config.soft_cap,
@@ -98,9 +98,11 @@ def _block(config: Config, letter: str, block: int, where: dict) -> Stack:
             config.dim, heads=config.heads, conv_kernel=config.conv_kernel, forget_gate=config.forget_gate,
             norm_eps=config.norm_eps, norm_offset=False, block=block, blocks=config.blocks, **where,
         )  # fmt: skip
-    ffn = FFN(config.dim, config.ffn_dim, config.ffn_activation, bias=config.bias, blocks=config.blocks, **where)
-    norms = (RMSNorm(config.dim, config.norm_eps, **where) for _ in range(2))
-    return Stack(Residual(norm, layer, config.dropout) for norm, layer in zip(norms, (cell, ffn), strict=True))
+    ffn = FFN(
+        config.dim, config.ffn_dim, activation=config.ffn_activation, bias=config.bias, blocks=config.blocks, **where
+    )
+    norms = (RMSNorm(config.dim, eps=config.norm_eps, **where) for _ in range(2))
+    return Stack(Residual(norm, layer, dropout=config.dropout) for norm, layer in zip(norms, (cell, ffn), strict=True))
 
 
 def xlstm_7b(vocab_size: int = 50304) -> Config:

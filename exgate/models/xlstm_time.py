@@ -82,7 +82,7 @@ class XLSTMTime(nn.Module):
             conv_kernel=config.conv_kernel,
         )  # fmt: skip
         self.stack = xlstm.stack(blocks, **where)
-        self.norm = LayerNorm(config.dim, blocks.norm_eps, offset=True, **where)
+        self.norm = LayerNorm(config.dim, eps=blocks.norm_eps, offset=True, **where)
         self.down = nn.Linear(config.dim, width, **where)
 
     def reset_parameters(self) -> None:

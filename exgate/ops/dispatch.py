@@ -106,3 +106,10 @@ def state_type(*tensors: Tensor) -> torch.dtype:
 def full_precision(tensor: Tensor) -> torch.autocast:
     """Switch autocast off around an op: it chooses its types itself."""
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+def operands(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
+    """The type of the operands of the matrix products: autocast's where it is on, else the widest of the inputs'."""
+    widest = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    mixed = torch.is_autocast_enabled(q.device.type) and widest != torch.float64
+    return torch.get_autocast_dtype(q.device.type) if mixed else widest

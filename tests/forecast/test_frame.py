@@ -99,7 +99,7 @@ def test_polars_comes_back_as_polars():
     assert panel(as_pandas(given), NAMES).ids == ["a", "b"]
     assert is_polars(like(as_pandas(given), is_polars(given)))
     assert like(frame(), is_polars(frame())).equals(frame())
-    with pytest.raises(TypeError, match="the data are a list"):
+    with pytest.raises(ValueError, match="the data are a list"):
         as_pandas([1])
 
 

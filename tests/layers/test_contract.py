@@ -53,7 +53,7 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
         [
             Residual(LayerNorm(D, offset=True, **where), SLSTMLayer(D, heads=2, **where)),
             Residual(RMSNorm(D, **where), MLSTMLayer(D, heads=2, **where)),
-            Residual(RMSNorm(D, **where), FFN(D, 40, "silu", **where)),
+            Residual(RMSNorm(D, **where), FFN(D, 40, activation="silu", **where)),
         ]
     ),
 }

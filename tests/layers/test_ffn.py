@@ -19,7 +19,7 @@ def test_gate_comes_first_and_gelu_is_exact():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_without_gate(activation):
-    layer, x = FFN(6, 10, activation, gated=False, bias=True), torch.randn(2, 3, 6)
+    layer, x = FFN(6, 10, activation=activation, gated=False, bias=True), torch.randn(2, 3, 6)
     assert layer.up.weight.shape == (10, 6)
     wanted = layer.down(ACTIVATIONS[activation](layer.up(x)))
     torch.testing.assert_close(layer(x)[0], wanted)
@@ -39,4 +39,4 @@ def test_initial_weights():
 
 def test_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="activation is 'swish'; it should be one of gelu, silu"):
-        FFN(4, 4, "swish")
+        FFN(4, 4, activation="swish")

@@ -34,7 +34,10 @@ def test_layer_norm_with_bias():
 @pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("rms", [False, True])
 def test_norm_over_each_head(offset, rms):
-    norm, x = HeadNorm(12, 3, 1e-3, offset, rms, dtype=torch.float64), torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    norm, x = (
+        HeadNorm(12, 3, eps=1e-3, offset=offset, rms=rms, dtype=torch.float64),
+        torch.randn(2, 5, 3, 4, dtype=torch.float64),
+    )
     with torch.no_grad():
         norm.weight.normal_()
     factor = 1 + norm.weight if offset else norm.weight
@@ -44,7 +47,9 @@ def test_norm_over_each_head(offset, rms):
 @pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("kind", [RMSNorm, LayerNorm, HeadNorm])
 def test_in_float32_and_rounded_once_to_the_inputs_type(kind, offset):
-    norm = (HeadNorm(64, 2, 1e-6, offset) if kind is HeadNorm else kind(64, 1e-6, offset)).bfloat16()
+    norm = (
+        HeadNorm(64, 2, eps=1e-6, offset=offset) if kind is HeadNorm else kind(64, eps=1e-6, offset=offset)
+    ).bfloat16()
     with torch.no_grad():
         norm.weight.uniform_(0.0, 0.01) if offset else norm.weight.normal_()  # 1 + 0.003 is 1 in bfloat16
     x = (3 + torch.randn(50, 2, 32) if kind is HeadNorm else 3 + torch.randn(50, 64)).bfloat16()

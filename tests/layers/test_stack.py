@@ -122,7 +122,7 @@ def test_ragged_refuses_wrong_lengths(lengths):
 @pytest.mark.parametrize("name", layers())
 def test_two_directions(name, merge):
     ahead, behind = layers()[name], layers()[name]
-    both, x = Bidirectional(ahead, behind, merge), torch.randn(2, 6, 6, dtype=torch.float64)
+    both, x = Bidirectional(ahead, behind, merge=merge), torch.randn(2, 6, 6, dtype=torch.float64)
     y, (last, first) = both(x)
     there, after = ahead(x)
     back, before = behind(x.flip(1))
@@ -158,7 +158,7 @@ def test_two_directions_with_state_reset_and_lengths_are_documents_alone(name):
 
 def test_bidirectional_errors_and_reset_parameters():
     with pytest.raises(ValueError, match="merge is 'mean'"):
-        Bidirectional(LSTMLayer(3), LSTMLayer(3), "mean")
+        Bidirectional(LSTMLayer(3), LSTMLayer(3), merge="mean")
     both = Bidirectional(LSTMLayer(3), LSTMLayer(3))
     with pytest.raises(ValueError, match=r"state has 3 entries; it should be \(forward's, backward's\)"):
         both(torch.randn(1, 2, 3), (None, None, None))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops.attention import eager, reference
-from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, state_type
+from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, operands, state_type
 
 BACKENDS = {"eager": eager, "reference": reference}
 
@@ -76,11 +76,9 @@ def attention(
     kind = state_type(q, k, v)
     args = (_start(state, q, sizes, kind), rope_theta, window, reset)
     run = choose("attention", BACKENDS, backend, q, k, v, *args).run
-    widest = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    autocast = torch.is_autocast_enabled(q.device.type) and widest != torch.float64
-    operands = torch.get_autocast_dtype(q.device.type) if autocast else widest
+    kinds = operands(q, k, v)
     with full_precision(q):
-        y, last = run(q.to(operands), k.to(operands), v.to(operands), *args)
+        y, last = run(q.to(kinds), k.to(kinds), v.to(kinds), *args)
         return y.to(v.dtype), last
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, state_type
+from exgate.ops.dispatch import check_reset, check_sequence, check_shape, choose, full_precision, operands, state_type
 from exgate.ops.mlstm import cpu, eager, reference, triton
 
 BACKENDS = {"cpu": cpu, "triton": triton, "eager": eager, "reference": reference}
@@ -78,9 +78,9 @@ def mlstm(
     state = None if state is None else _checked(state, sizes, kind, input_gate)
     args = (q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
     run = choose("mlstm", BACKENDS, backend, *args).run
-    operands = _operands(q, k, v)
+    kinds = operands(q, k, v)
     with full_precision(q):
-        h, last = run(q.to(operands), k.to(operands), v.to(operands), *args[3:])
+        h, last = run(q.to(kinds), k.to(kinds), v.to(kinds), *args[3:])
         return h.to(v.dtype), MLSTMState(*last)
 
 
@@ -92,10 +92,3 @@ def _checked(state: MLSTMState, sizes: dict[str, int], kind: torch.dtype, input_
         scale = m.exp()
         c, n, m = c * scale[..., None, None], n * scale[..., None], torch.zeros_like(m)
     return MLSTMState(c, n, m)
-
-
-def _operands(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
-    """The type of the operands of the matrix products: autocast's where it is on, else the widest of the inputs'."""
-    widest = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    autocast = torch.is_autocast_enabled(q.device.type) and widest != torch.float64
-    return torch.get_autocast_dtype(q.device.type) if autocast else widest

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
-from exgate.ops.autograd import expect, received
-from exgate.ops.ssm import step
+from exgate.ops.ssm import eager, step
 
 SEGMENT, LONGEST = 32, 256  # steps between the states that forward keeps; more would not stay in cache
 
@@ -70,21 +69,5 @@ def _(u, delta, a, b, c, skip, h, reset, size, saves):
     return u.new_empty(u.shape), h.new_empty(h.shape), _kept(u, h, size) if saves else u.new_empty(0)
 
 
-@_backward.register_fake
-def _(dy, dh, u, delta, a, b, c, skip, reset, kept, size):
-    return (*(x.new_empty(x.shape) for x in (u, delta, a, b, c)), a.new_empty(a.shape[0]), dh.new_empty(dh.shape))
-
-
-def _save(ctx, inputs, output):
-    *tensors, _, reset, ctx.size, _ = inputs
-    expect(ctx, *output[:2])
-    ctx.save_for_backward(*tensors, reset, output[2])
-
-
-def _gradients(ctx, *gradients):
-    given, saved = received(ctx, *gradients), ctx.saved_tensors
-    *found, dskip, dh = torch.ops.exgate.ssm_cpu_backward(*given, *saved, ctx.size)
-    return *found, None if saved[5] is None else dskip, dh, None, None, None
-
-
-_forward.register_autograd(_gradients, setup_context=_save)
+_backward.register_fake(eager.gradients)
+_forward.register_autograd(eager.backward_by("ssm_cpu_backward"), setup_context=eager.save)

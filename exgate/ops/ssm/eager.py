@@ -13,6 +13,7 @@ Kept for backward is h before each chunk. With dh_t = C_t dy_t + decay_{t+1} dh_
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -177,20 +178,27 @@ def _(u, delta, a, b, c, skip, h, reset, size, saves):
 
 
 @_backward.register_fake
-def _(dy, dh, u, delta, a, b, c, skip, reset, kept, size):
+def gradients(dy, dh, u, delta, a, b, c, skip, reset, kept, size):
+    """Memory for what backward returns."""
     return (*(x.new_empty(x.shape) for x in (u, delta, a, b, c)), a.new_empty(a.shape[0]), dh.new_empty(dh.shape))
 
 
-def _save(ctx, inputs, output):
+def save(ctx, inputs, output) -> None:
+    """Keeps what backward reads."""
     *tensors, _, reset, ctx.size, _ = inputs
     expect(ctx, *output[:2])
     ctx.save_for_backward(*tensors, reset, output[2])
 
 
-def _gradients(ctx, *gradients):
-    given, saved = received(ctx, *gradients), ctx.saved_tensors
-    *found, dskip, dh = torch.ops.exgate.ssm_eager_backward(*given, *saved, ctx.size)
-    return *found, None if saved[5] is None else dskip, dh, None, None, None
+def backward_by(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
+    """Backward for autograd, by the custom op of this name."""
+
+    def backward(ctx, *gradients):
+        given, saved = received(ctx, *gradients), ctx.saved_tensors
+        *found, dskip, dh = getattr(torch.ops.exgate, name)(*given, *saved, ctx.size)
+        return *found, None if saved[5] is None else dskip, dh, None, None, None
+
+    return backward
 
 
-_forward.register_autograd(_gradients, setup_context=_save)
+_forward.register_autograd(backward_by("ssm_eager_backward"), setup_context=save)
