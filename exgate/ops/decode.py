@@ -48,7 +48,7 @@ def mlstm(
     cell = (*(x[:, 0] for x in (q, k, v, i, f)), *old, reset)
     options = (cap, input_gate == "exp", True, eps)
     if mlstm_tiles(batch * heads, key, value, gpu.target(q.device).processors)[1] < value:
-        h, *new = torch.ops.exgate.mlstm_decode(*cell, *options, *_norm(None))
+        h, *new = torch.ops.exgate.mlstm_decode(*cell, *options)
         y = headnorm(h[:, None], **norm)
     else:
         y, *new = torch.ops.exgate.mlstm_decode(*cell, *options, *_norm(norm))
@@ -74,16 +74,17 @@ def slstm(
     old = (None, None, None, None) if state is None else state
     whole = slstm_tiles(batch * heads, size, gpu.target(x.device).processors)[0] >= size
     cell = x[:, 0], r, *old, reset, forget_gate == "exp"
-    weight, _, _, _, *options, _ = _norm(norm if whole else None)
-    y, *new = torch.ops.exgate.slstm_decode(*cell, weight, *options)
-    y = y.flatten(-2) if whole else headnorm(y, **norm)
+    if whole:
+        y, *new = torch.ops.exgate.slstm_decode(*cell, norm["weight"], norm["eps"], norm["rms"], norm["offset"])
+        y = y.flatten(-2)
+    else:
+        h, *new = torch.ops.exgate.slstm_decode(*cell)
+        y = headnorm(h, **norm)
     return y[:, None], SLSTMState(*new)
 
 
-def _norm(norm: dict[str, Any] | None) -> tuple:
-    """weight, gate, u, factor, eps, rms, offset, silu of a row as the ops below take them; None normalises nothing."""
-    if norm is None:
-        return None, None, None, None, 0.0, False, False, False
+def _norm(norm: dict[str, Any]) -> tuple:
+    """weight, gate, u, factor, eps, rms, offset, silu of a step as `mlstm_decode` takes them."""
     gate, skip = norm.get("gate"), norm.get("skip")
     after = (None if gate is None else gate[:, 0], *((None, None) if skip is None else (skip[0][:, 0], skip[1])))
     return norm["weight"], *after, norm["eps"], norm["rms"], norm["offset"], norm.get("activation") == "silu"
@@ -127,8 +128,8 @@ def slstm_tiles(sequences: int, size: int, processors: int) -> tuple[int, int, i
 def _mlstm(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, c: Tensor | None, n: Tensor | None, m: Tensor | None,
     reset: Tensor | None, cap: float, exponential: bool, normalize: bool, eps: float,
-    weight: Tensor | None, gate: Tensor | None, u: Tensor | None, factor: Tensor | None,
-    norm_eps: float, rms: bool, offset: bool, silu: bool,
+    weight: Tensor | None = None, gate: Tensor | None = None, u: Tensor | None = None, factor: Tensor | None = None,
+    norm_eps: float = 0.0, rms: bool = False, offset: bool = False, silu: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """q, k (B, H, K), v (B, H, V), i, f (B, H), the state -> y (B, H, V), h without a weight, and the next state."""
     from exgate.ops.mlstm import triton_step
@@ -149,7 +150,7 @@ def _mlstm(
 @torch.library.custom_op("exgate::slstm_decode", mutates_args=())
 def _slstm(
     x: Tensor, r: Tensor, h: Tensor | None, c: Tensor | None, n: Tensor | None, m: Tensor | None, reset: Tensor | None,
-    exp_f: bool, weight: Tensor | None, norm_eps: float, rms: bool, offset: bool,
+    exp_f: bool, weight: Tensor | None = None, norm_eps: float = 0.0, rms: bool = False, offset: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """x (B, 4, H, K) and the state -> y (B, H, K), h without a weight, and the next state."""
     from exgate.ops.slstm import triton_step
@@ -182,7 +183,7 @@ def _slstm_results(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 @_mlstm.register_fake
-def _(q, k, v, i, f, c, n, m, reset, cap, exponential, normalize, eps, weight, gate, u, *others):
+def _(q, k, v, i, f, c, n, m, reset, cap, exponential, normalize, eps, weight=None, gate=None, u=None, *others):
     return _mlstm_results(q, v, gate, u)
 
 

@@ -14,7 +14,7 @@ def normalised(x, eps, rms):
 @pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("kind", [RMSNorm, LayerNorm])
 def test_norm_over_the_width(kind, offset):
-    norm, x = kind(12, 1e-3, offset, dtype=torch.float64), 0.1 * torch.randn(2, 5, 12, dtype=torch.float64)
+    norm, x = kind(12, eps=1e-3, offset=offset, dtype=torch.float64), 0.1 * torch.randn(2, 5, 12, dtype=torch.float64)
     torch.testing.assert_close(norm(x), normalised(x, 1e-3, kind is RMSNorm))  # the initial factor is one
     with torch.no_grad():
         norm.weight.normal_()

@@ -54,8 +54,8 @@ def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, rese
     if q.shape[1] == 1:
         if native.saves(q, k, v, i, f, c, n):
             return reference.run(q, k, v, i, f, state, input_gate, normalize, eps, reset, chunk_size)
-        step = (*(x[:, 0] for x in (q, k, v, i, f)), c, n, m, reset, None, None)
-        h, *last = torch.ops.exgate.mlstm_decode(*step, 0.0, input_gate == "exp", normalize, eps, 0.0, False, False)
+        step = (*(x[:, 0] for x in (q, k, v, i, f)), c, n, m, reset)
+        h, *last = torch.ops.exgate.mlstm_decode(*step, 0.0, input_gate == "exp", normalize, eps)
         return h[:, None], last
     batch, steps, heads, key = q.shape
     half, value = q.dtype == torch.bfloat16, v.shape[-1]
