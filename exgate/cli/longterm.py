@@ -98,6 +98,7 @@ def _checksum(file: Path) -> str:
 
 @lru_cache(maxsize=2)
 def read(file: Path) -> series.Record:
+    """The series of a file, as a suite keeps it for all its runs."""
     return series.read(file)
 
 

@@ -290,6 +290,7 @@ def one_thread() -> Iterator[None]:
 
 
 def listed(words: str) -> list[str]:
+    """Names with commas between them, each once, in the order given. Raises ValueError if there is none."""
     # xlstm[1:0] has no comma in its name, so that a comma always separates.
     found = [word.strip() for word in words.split(",") if word.strip()]
     if not found:
@@ -305,6 +306,7 @@ def whole(**numbers: int | None) -> None:
 
 
 def positive(word: str) -> float:
+    """A learning rate from a word. Raises ValueError if it is no positive number."""
     try:
         value = float(word)
     except ValueError:

@@ -29,6 +29,7 @@ class ByteTokenizer:
     end = 256
 
     def encode(self, text: str) -> list[int]:
+        """The ids of a text, without a token for its beginning or end."""
         return list(text.encode("utf-8"))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -36,13 +37,16 @@ class ByteTokenizer:
         return b"".join(bytes((i,)) if 0 <= i < 256 else b"" if i == self.end else _REPLACEMENT for i in ids)
 
     def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; bytes that make no character are U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     @property
     def fingerprint(self) -> str:
+        """A sum that tells this tokenizer from every other: prepared tokens keep it."""
         return hashlib.sha256(self._json().encode()).hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `tokenizer.json` into a folder."""
         return files.write(Path(folder) / FILE, self._json())
 
     def _json(self) -> str:
@@ -92,9 +96,11 @@ class BPETokenizer:
         return cls(tokenizer)
 
     def encode(self, text: str) -> list[int]:
+        """The ids of a text, without a token for its beginning or end."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; bytes that make no character are U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -125,9 +131,11 @@ class BPETokenizer:
 
     @property
     def fingerprint(self) -> str:
+        """A sum that tells this tokenizer from every other: prepared tokens keep it."""
         return hashlib.sha256(self._json().encode()).hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `tokenizer.json` into a folder."""
         return files.write(Path(folder) / FILE, self._json())
 
     def _json(self) -> str:

@@ -181,6 +181,7 @@ def _rows(model: Any, documents: Sequence[Sequence[int]], end: int) -> list[Tens
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
+    """Inside the block the model drops nothing out."""
     training = model.training
     model.eval()
     try:

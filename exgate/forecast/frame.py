@@ -78,6 +78,7 @@ def as_pandas(df: Any) -> Frame:
 
 
 def is_polars(df: Any) -> bool:
+    """Whether the data are a polars frame; polars itself is not imported."""
     return type(df).__module__.partition(".")[0] == "polars" and hasattr(df, "to_pandas")
 
 

@@ -30,6 +30,7 @@ class Known:
 
     @property
     def static_numbers(self) -> list[str]:
+        """The static columns that are numbers, not categories."""
         return [name for name in self.columns.stat if name not in self.categories]
 
     def learn(self, panel: Panel, static: Frame | None) -> None:

@@ -86,6 +86,7 @@ class Network:
 
     @property
     def patch(self) -> int:
+        """Steps that the network reads at a time."""
         return self.module.config.patch if self.patched else 1
 
     def build(self, steps: int, horizon: int, sizes: dict[str, Any]) -> nn.Module:

@@ -86,6 +86,7 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
+        """Whether the likeliest token is taken, so that nothing is drawn."""
         return self.temperature == 0
 
     def filter(self, logits: Tensor, seen: Tensor) -> Tensor:

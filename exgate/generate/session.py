@@ -45,6 +45,7 @@ class Session:
 
     @property
     def rows(self) -> int:
+        """How many texts go on."""
         return len(self.held)
 
     def map(self, function: Any) -> "Session":

@@ -19,6 +19,8 @@ MOST_ROWS = 8  # beyond, a matrix product of PyTorch is faster than one that rea
 
 
 class Instruction(Structure):
+    """One instruction as program.cpp reads it: its kind, sizes, addresses, and eps."""
+
     _fields_ = (("kind", c_int64), ("n", c_int64 * 20), ("at", c_void_p * 12), ("eps", c_float), ("unused", c_float))
 
 

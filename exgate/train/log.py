@@ -67,6 +67,7 @@ class Log:
         os.fsync(self._metrics.fileno())
 
     def close(self) -> None:
+        """Close the files. The record is on the disk then."""
         for stream in (self._metrics, self._timing):
             # What could not be written has been reported; closing would only report it again.
             with suppress(OSError):
@@ -137,6 +138,7 @@ class Display:
             self._bar.stop()
 
     def step(self, step: int) -> None:
+        """Move the bar to a step."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
