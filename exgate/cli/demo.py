@@ -15,21 +15,19 @@ examples:
 import bz2
 import gzip
 import lzma
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from exgate import figure
+from exgate.cli import machine, train
 from exgate.cli import recipe as recipes
-from exgate.cli import train
 from exgate.cli.model import open_model
 from exgate.cli.recipe import Recipe
 from exgate.generate.text import complete
@@ -74,7 +72,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"demo: --steps is {arguments.steps}; it should be at least 1.")
     console = Console(highlight=False)
     trained = []
-    with few_threads():
+    with machine.threads(THREADS):
         for name, source in MODELS.items():
             recipe = _recipe(source, arguments)
             console.print(f"\n[bold]{name}[/bold], exactly as [cyan]exgate train {source}[/cyan] does")
@@ -126,17 +124,6 @@ def verdict(trained: list[Trained], bits: dict[str, float]) -> str:
         f"{lower.name} needs {lower.bits:.3f} bits per byte of text that it has not read, "
         f"{higher.bits - lower.bits:.3f} less than {higher.name}.{words}"
     )
-
-
-@contextmanager
-def few_threads() -> Iterator[None]:
-    """At most `THREADS` threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, THREADS))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _recipe(source: str, arguments: Arguments) -> Recipe:

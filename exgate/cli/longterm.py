@@ -12,7 +12,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from exgate import figure
-from exgate.cli import suite, table
+from exgate.cli import machine, suite, table
 from exgate.data import series
 from exgate.evaluate import cache, picture
 from exgate.evaluate.search import spread
@@ -68,7 +68,7 @@ def evaluate(argv: list[str]) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     console, tables, panels = Console(soft_wrap=True, highlight=False), [], {}
     kept: dict[str, Any] = {}
-    with suite.one_thread():
+    with machine.threads(1):
         for file in arguments.files:
             record = read(file)
             found = _search(arguments, file, models, horizons)

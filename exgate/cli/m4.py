@@ -18,7 +18,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from exgate import figure
-from exgate.cli import suite, table
+from exgate.cli import machine, suite, table
 from exgate.data import series
 from exgate.evaluate import cache, picture
 from exgate.evaluate.search import spread
@@ -88,7 +88,7 @@ def evaluate(argv: list[str]) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     processes = suite.fitting(arguments.processes)
     one = partial(compute, train=arguments.train, test=arguments.test)
-    with suite.one_thread():
+    with machine.threads(1):
         runs = list(suite.computed(arguments.out / "runs.jsonl", processes, len(configurations), one, configurations))
     adjusted = naive2(before, after, arguments.season)
     found = {name: _summary([result for of, result in runs if of["model"] == name], adjusted) for name in models}

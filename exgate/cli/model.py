@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from exgate.cli import machine
 from exgate.data import tokens
 from exgate.models import io
 from exgate.models.compact import compact
@@ -44,7 +45,7 @@ def open_model(
     Raises:
         ValueError, OSError: there is no such model or tokenizer, or they do not fit each other.
     """
-    where = _device(device)
+    where = machine.device(device)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"exgate: dtype is '{dtype}', but should be one of {', '.join(DTYPES)}.")
     folder = checkpoint.model_folder(_path(run))
@@ -78,15 +79,3 @@ def _path(run: str) -> Path:
     near = difflib.get_close_matches(path.name, beside, n=1)
     hint = f"Did you mean '{path.parent / near[0]}'?" if near else "`exgate train` makes one."
     raise FileNotFoundError(f"exgate: there is no run or model '{run}'. {hint}")
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"exgate: the device '{name}' cannot be used here ({reason}). Try --device cpu.") from error
-    return device

@@ -5,21 +5,19 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
 
 from exgate import figure
-from exgate.cli import table
+from exgate.cli import machine, table
 from exgate.data import arena, excerpts, synthetic
 from exgate.data.text import BUILT_IN
 from exgate.evaluate import cache, cost, gradient, peers, picture, trial
@@ -74,7 +72,7 @@ def evaluate(argv: list[str]) -> int:
     folder = arguments.out or Path("runs", "evaluate", f"{argv[0]}-{arguments.preset}")
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
-    with one_thread():
+    with machine.threads(1):
         if not isinstance(arguments, Arguments):
             return _gradient(arguments, folder, console)
         make, reads = _tasks(module, arguments)
@@ -276,17 +274,6 @@ def _gradient(arguments: Shared, folder: Path, console: Console) -> int:
         lambda path: picture.curves({"at initialisation": lines}, path, x=x, y=y, log=True), folder / "picture.png"
     )
     return 0
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Matrices of this size are slower on more threads, and other processes want theirs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def listed(words: str) -> list[str]:

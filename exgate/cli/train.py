@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from exgate import files
+from exgate.cli import machine
 from exgate.cli import recipe as recipes
 from exgate.cli.recipe import Recipe
 from exgate.data import text, tokens
@@ -81,7 +82,7 @@ def run(recipe: Recipe, *, say: Say = print, quiet: bool = False) -> Result:
     )
     o = recipe.optim
     factor = optim.schedule(o.schedule, steps=o.steps, warmup=o.warmup, min_ratio=o.min_ratio, decay=o.decay)
-    device = _device(recipe.run.device)
+    device = machine.device(recipe.run.device)
     torch.manual_seed(o.seed)
     model = io.build(recipe.model, device=device)
     optimizer = optim.adamw(parameter_groups(model, o.weight_decay), lr=o.lr, betas=o.betas, eps=o.eps)
@@ -250,14 +251,3 @@ def _limited(docs: Iterable[Document], limit: int) -> Iterator[Document]:
             return
         taken += len(document[1])
         yield document
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"train: there is no device '{name}' here ({str(error).splitlines()[0]}); try cpu") from None
-    return device
