@@ -179,8 +179,8 @@ def test_standard_input(here, monkeypatch):
         (["--model.vocab_size", "50304"], "wrong tokenizer: it has 257 tokens, but the model's vocabulary has 50304"),
         (["--optim.schedule", "cosin"], "no schedule 'cosin'; choose one of cosine"),
         (["--optim.precision", "half"], "no precision 'half'"),
-        (["--run.device", "cuda:99"], "no device 'cuda:99' here"),
-        (["--run.device", "gpu"], "no device 'gpu' here"),
+        (["--run.device", "cuda:99"], "the device 'cuda:99' cannot be used here"),
+        (["--run.device", "gpu"], "the device 'gpu' cannot be used here"),
         (["--run.folder", "{here}/empty.txt"], "'{here}/empty.txt' is a file; name a folder"),
     ],
 )
