@@ -31,9 +31,9 @@ def tile(size: int) -> tuple[int, int, int]:
     return rows, columns, rows * columns // 512
 
 
-def most(heads: int, warps: int, processors: int) -> int:
-    """Programs of backward for each head: 20 warps for each processor, which is what their registers leave room for."""
-    return max(1, 20 // warps * processors // heads)
+def most(heads: int, warps: int, processors: int, skips: bool) -> int:
+    """Programs of backward for each head: as many warps for each processor as their registers leave room for."""
+    return max(1, (12 if skips else 20) // warps * processors // heads)
 
 
 def _constants(weight: Tensor, rms: bool, offset: bool, silu: bool) -> dict[str, Any]:
@@ -73,7 +73,8 @@ def _backward(
     whole = dweight, dfactor
     constants, count = _constants(weight, rms, offset, silu), x.numel() // weight.numel()
     tiles = -(-count // constants["ROWS"])
-    programs = min(tiles, most(constants["H"], constants["warps"], gpu.target(x.device).processors))
+    room = most(constants["H"], constants["warps"], gpu.target(x.device).processors, u is not None)
+    programs = min(tiles, room)
     dweight, dfactor = (x.new_empty((programs, *part.shape), dtype=torch.float32) for part in whole)
     if count:
         arguments = (*given, dx, dgate, du, dweight, dfactor, count, programs, -(-tiles // programs), eps)

@@ -104,7 +104,8 @@ def test_no_constant_of_the_number_of_rows():
 
 
 def test_tiles_and_programs():
-    assert [triton.most(heads, warps, 132) for heads, warps in ((1, 16), (4, 2), (1000, 2))] == [132, 330, 1]
+    assert [triton.most(heads, warps, 132, False) for heads, warps in ((1, 16), (4, 2), (1000, 2))] == [132, 330, 1]
+    assert triton.most(4, 2, 132, True) == 198
     for size in (1, 64, 100, 512, 4000, 8192):
         rows, columns, warps = triton.tile(size)
         assert size <= columns <= max(16, 2 * size)
