@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from exgate import ops
 from exgate.layers.init import normal_, small_
 from exgate.layers.norm import per_head
+from exgate.ops.dispatch import transformed
 
 
 class Linear(nn.Linear):
@@ -21,7 +22,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`, by oneDNN where PyTorch would take another library: what `torch.nn.LSTM` runs on.
 
     On some processors the other library's float32 product takes 1.2 times as long. Short products (decoding), small
-    ones, other types and devices, autocast and compiled or exported programs are left to `F.linear`.
+    ones, other types and devices, autocast, transforms and compiled or exported programs are left to `F.linear`.
     """
     if _onednn_takes(x, weight):
         return _Product.apply(x, weight, bias)
@@ -34,7 +35,9 @@ SHORT, SMALL = 64, 2**17  # rows and numbers of weights from which oneDNN is not
 def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
     if x.numel() < SHORT * x.shape[-1] or weight.numel() < SMALL:  # first: a decoding step asks at every product
         return False
-    if torch.compiler.is_compiling() or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+    if torch.compiler.is_compiling() or transformed():
+        return False
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
     return (
         all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight))

@@ -2,9 +2,12 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from exgate.layers.linear import product
 from exgate.ops import gpu
+from exgate.ops.autograd import once
+from exgate.ops.dispatch import forced, transformed
 
 IGNORED = -100
 BLOCK = 4096  # logits that a program of a kernel takes at a time
@@ -55,7 +58,8 @@ def cross_entropy(
         rows = max(1, _LOGITS.get(x.device.type, _LOGITS["default"]) // weight.shape[0])
         if x.device.type != "cpu" and rows > 16:
             rows -= rows % 16  # so that every chunk begins where a kernel can read 16 bytes at once
-    nll, _ = _forward(x.flatten(0, -2), weight, targets.flatten().contiguous(), float(soft_cap), kind, rows)
+    run = _plain if transformed() or forced() == "reference" else _forward
+    nll, _ = run(x.flatten(0, -2), weight, targets.flatten().contiguous(), float(soft_cap), kind, rows)
     if reduction == "none":
         return nll.view(targets.shape)
     total = nll.sum()
@@ -78,6 +82,13 @@ def _fused(name: str, logits: Tensor, grid: tuple[int, ...], rows: tuple[Tensor,
 
     constants = {"V": logits.shape[1], "CAPPED": soft_cap != 0, "IGNORED": IGNORED, "BLOCK": BLOCK, "warps": 8}
     gpu.launch(getattr(triton_cross_entropy, name), grid, logits, *rows, soft_cap, **constants)
+
+
+def _plain(x: Tensor, weight: Tensor, targets: Tensor, soft_cap: float, kind: torch.dtype, rows: int):
+    """All logits at once: the definition, which can be differentiated again and transformed by `torch.func`."""
+    z = (x.to(kind) @ weight.to(kind).T).to(_wide(x))
+    z = soft_cap * torch.tanh(z / soft_cap) if soft_cap else z
+    return F.cross_entropy(z, targets, ignore_index=IGNORED, reduction="none"), None
 
 
 def _check(targets: Tensor, vocabulary: int) -> None:
@@ -144,7 +155,7 @@ def backward_chunks(
 
 
 _forward = torch.library.custom_op("exgate::cross_entropy", forward_chunks, mutates_args=())
-_backward = torch.library.custom_op("exgate::cross_entropy_backward", backward_chunks, mutates_args=())
+_backward = once(torch.library.custom_op("exgate::cross_entropy_backward", backward_chunks, mutates_args=()))
 
 
 @_forward.register_fake

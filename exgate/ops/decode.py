@@ -91,7 +91,7 @@ def _norm(norm: dict[str, Any]) -> tuple:
 
 
 def _applies(first: Tensor, *others: Tensor | None) -> bool:
-    if first.shape[1] != 1 or dispatch.forced() not in (None, "triton"):
+    if first.shape[1] != 1 or dispatch.forced() not in (None, "triton") or dispatch.transformed():
         return False
     return gpu.refuses(first, *others) is None and not native.saves(first, *others)
 

@@ -16,8 +16,9 @@ _forced: str | None = None
 def use_backend(name: str) -> Iterator[None]:
     """Run every op inside the block on the backend `name`, where the op has one of that name.
 
-    An op without such a backend keeps its own best. A backend that has to refuse a call raises with its reason, as it
-    does when it is named by `backend=`, which goes before this block. The choice is global to the process.
+    An op without such a backend keeps its own best, and takes its "eager" for "reference". A backend that has to refuse
+    a call raises with its reason, as it does when it is named by `backend=`, which goes before this block. The choice
+    is global to the process.
 
     Raises:
         ValueError: no op has a backend of that name.
@@ -40,20 +41,31 @@ def forced() -> str | None:
 def choose(op: str, backends: dict[str, ModuleType], name: str | None, *args: Any) -> ModuleType:
     """The backend for this call: the one that is named, else the first of `backends` that does not refuse `args`.
 
-    An empty batch goes by the definition, whoever is asked for: there is nothing to be fast at.
+    An empty batch goes by the definition, whoever is asked for: there is nothing to be fast at. So do transforms of
+    `torch.func`, which see nothing of what happens in a custom op: jvp would take its derivative for 0.
     """
-    if name is None and _forced in backends:
-        name = _forced
-    if args[0].shape[0] == 0 and "reference" in backends and name in (None, *backends):
-        return backends["reference"]
+    definition = "reference" if "reference" in backends else "eager"
+    if name is None and _forced is not None:
+        name = definition if _forced == "reference" else _forced if _forced in backends else None
+    if args[0].shape[0] == 0 and definition == "reference" and name in (None, *backends):
+        return backends[definition]
+    if name is None and transformed():
+        return backends[definition]
     if name is None:
         return next(backend for backend in backends.values() if backend.refuses(*args) is None)
     if name not in backends:
         raise ValueError(f"{op}: there is no backend '{name}'. Use one of {', '.join(map(repr, backends))}.")
     reason = backends[name].refuses(*args)
+    if name != definition and transformed():
+        reason = f"torch.func cannot see into it. Leave out the backend, or name '{definition}'"
     if reason is not None:
         raise ValueError(f"{op}: backend '{name}' cannot take this call: {reason}.")
     return backends[name]
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func` (grad, jvp, vmap, ...) is under way."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def check_shape(op: str, name: str, tensor: Tensor, letters: str, sizes: dict[str, int], source: str) -> None:

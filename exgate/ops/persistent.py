@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import gpu, native
-from exgate.ops.autograd import expect, received
+from exgate.ops.autograd import expect, once, received
 
 SCRATCH = 12_288  # bytes of shared memory for moving tiles between layouts
 STAGES = 3  # blocks of weights under way where they are streamed
@@ -101,6 +101,7 @@ def _forward(
     return found
 
 
+@once
 @torch.library.custom_op("exgate::recurrence_triton_backward", mutates_args=())
 def _backward(
     dy: Tensor, dh: Tensor, dc: Tensor, dn: Tensor, x: Tensor, r: Tensor, y: Tensor, h: Tensor, kept: Tensor,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
-from exgate.ops.autograd import expect, received
+from exgate.ops.autograd import expect, once, received
 
 BLOCK = 8  # steps between two states that are kept for backward, as in recurrence.h
 
@@ -70,7 +70,7 @@ def define(name: str, states: tuple[str, ...], gradients: int) -> None:
 
     op.register_fake(lambda *inputs: tuple(_results(gradients - 1, *inputs)))
     op.register_autograd(differentiate, setup_context=save)
-    back.register_fake(lambda *inputs: tuple(_derivatives(*inputs)))
+    once(back).register_fake(lambda *inputs: tuple(_derivatives(*inputs)))
 
 
 def _results(kept: int, x: Tensor, r: Tensor, h: Tensor, *rest) -> list[Tensor]:

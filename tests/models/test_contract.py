@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from exgate.models import io, llama, lstm, mamba, parameter_groups, rwkv4, xlstm, xlstm_7b
+from exgate.ops import use_backend
 from exgate.ops.state import detach, flatten, join, map_state, select
 
 SMALL = {"vocab_size": 50, "dim": 32}
@@ -186,3 +187,33 @@ def test_weight_decay_groups(config):
         wanted = {n for n in names.values() if not n.endswith(".bias") and "norm" not in n and n != "embed.weight"}
     assert decayed == wanted
     assert ("head.weight" in decayed) == (not config.tie_embeddings)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own forward mode uses it
+@every_model
+def test_transforms_and_second_derivatives(config):
+    """A directional derivative of the loss by torch.func, and the same of its gradient, by both ways there are."""
+    model, tokens = io.build(config), torch.randint(0, config.vocab_size, (2, 7))
+    embedding, direction = model.embed.weight.detach(), torch.randn_like(model.embed.weight)
+
+    def loss(weight):
+        return torch.func.functional_call(_Loss(model), {"model.embed.weight": weight}, (tokens,))
+
+    leaf = embedding.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(loss(leaf), leaf)
+    along = torch.func.jvp(loss, (embedding,), (direction,))[1]
+    torch.testing.assert_close(along, (wanted * direction).sum(), rtol=1e-3, atol=1e-4)
+    with use_backend("reference"):
+        (first,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+        (second,) = torch.autograd.grad((first * direction).sum(), leaf)
+    again = torch.func.jvp(torch.func.grad(loss), (embedding,), (direction,))[1]
+    torch.testing.assert_close(second, again, rtol=1e-3, atol=1e-4)
+
+
+class _Loss(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens):
+        return self.model.loss(tokens[:, :-1], tokens[:, 1:])[0]

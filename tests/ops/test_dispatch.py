@@ -156,3 +156,50 @@ def test_backends_are_known_by_name():
     assert {name for spec in SPECS.values() for name in spec.backends} <= set(dispatch.NAMES)
     with pytest.raises(ValueError, match=r"there is no backend 'refrence'\. Use one of 'cpu', 'triton'"):
         use_backend("refrence").__enter__()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own forward mode uses it
+@pytest.mark.parametrize("name", SPECS)
+def test_transforms_of_torch_func(name):
+    """jvp is the transpose of the gradient; vmap is a loop: they go by the definition, since they see into no other."""
+    spec = SPECS[name]
+    case = Case.random(spec, torch.float64, time=5, reset=True)
+    count = len(case.sequences)
+
+    def call(*leaves, backend=None):
+        h, _ = spec.call(leaves[:count], leaves[count:], case.state, case.reset, backend, **spec.options)
+        return h + 0 * sum(weights.sum() for weights in leaves[count:])  # some specs do not read all
+
+    leaves = [x.clone().requires_grad_() for x in (*case.sequences, *case.weights)]
+    directions = [torch.randn_like(x) for x in leaves]
+    y = call(*leaves)
+    weighing = torch.randn_like(y)
+    wanted = sum((g * d).sum() for g, d in zip(torch.autograd.grad(y, leaves, weighing), directions, strict=True))
+    values = tuple(x.detach() for x in leaves)
+    found = torch.func.jvp(call, values, tuple(directions))[1]
+    torch.testing.assert_close((found * weighing).sum(), wanted)
+    gradients = torch.func.grad(lambda *x: (call(*x) * weighing).sum(), tuple(range(len(leaves))))(*values)
+    for ours, theirs in zip(gradients, torch.autograd.grad(call(*leaves), leaves, weighing), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    many = torch.func.vmap(lambda x: call(x, *values[1:]))(torch.stack([values[0], 2 * values[0]]))
+    torch.testing.assert_close(many[1], call(2 * values[0], *values[1:]))
+    if "eager" in spec.backends:
+        with pytest.raises(ValueError, match=r"torch\.func cannot see into it"):
+            torch.func.jvp(lambda *x: call(*x, backend="eager"), values, tuple(directions))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_second_derivatives_are_those_of_the_definition(name):
+    spec = SPECS[name]
+    case = Case.random(spec, torch.float64, time=3)
+
+    def twice(backend):
+        leaves = [x.clone().requires_grad_() for x in case.sequences]
+        h, _ = spec.call(tuple(leaves), case.weights, case.state, None, backend, **spec.options)
+        (first, *_) = torch.autograd.grad(h.square().sum(), leaves, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), leaves, allow_unused=True)
+
+    assert any(gradient is not None for gradient in twice("reference"))
+    if not name.startswith("attention"):  # its eager backend is plain operations
+        with pytest.raises(RuntimeError, match="can be differentiated once.*exgate.use_backend"):
+            twice("eager")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native, program
+from exgate.ops.autograd import once
 from exgate.ops.conv import eager, reference
 
 
@@ -54,6 +55,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, res
     return y
 
 
+@once
 @torch.library.custom_op("exgate::conv_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     dy: Tensor, x: Tensor, weight: Tensor, window: Tensor, reset: Tensor | None

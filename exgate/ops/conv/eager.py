@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+from exgate.ops.autograd import once
 from exgate.ops.conv import reference
 from exgate.ops.dispatch import state_type
 
@@ -68,6 +69,7 @@ def _forward(window: Tensor, weight: Tensor, reset: Tensor | None) -> Tensor:
     return y
 
 
+@once
 @torch.library.custom_op("exgate::conv_eager_backward", mutates_args=())
 def _backward(dy: Tensor, window: Tensor, weight: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
     kernel, steps = weight.shape[1], dy.shape[1]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import gpu
-from exgate.ops.autograd import expect, received
+from exgate.ops.autograd import expect, once, received
 
 LONGEST = 8  # taps: backward holds twice as many tiles in registers
 
@@ -59,6 +59,7 @@ def _forward(
     return y, last
 
 
+@once
 @torch.library.custom_op("exgate::conv_triton_backward", mutates_args=())
 def _backward(
     dy: Tensor, dlast: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, reset: Tensor | None,

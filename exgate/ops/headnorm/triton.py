@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import gpu, native
+from exgate.ops.autograd import once
 from exgate.ops.headnorm.eager import kind
 
 WIDEST = 8192  # a head is one tile
@@ -60,6 +61,7 @@ def _forward(
     return y
 
 
+@once
 @torch.library.custom_op("exgate::headnorm_triton_backward", mutates_args=())
 def _backward(
     dy: Tensor, x: Tensor, weight: Tensor, gate: Tensor | None, u: Tensor | None, factor: Tensor | None,

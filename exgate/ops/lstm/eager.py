@@ -12,7 +12,7 @@ few elementwise operations per step; the weight gradient is one product per bloc
 import torch
 from torch import Tensor
 
-from exgate.ops.autograd import expect, received
+from exgate.ops.autograd import expect, once, received
 from exgate.ops.dispatch import state_type
 from exgate.ops.layout import batch_first, heads_first, mixing, own, time_blocks, unmixing
 from exgate.ops.lstm import reference
@@ -76,6 +76,7 @@ def _over_batch(peephole: Tensor | None) -> tuple[Tensor, ...] | None:
     return None if peephole is None else peephole[:, :, None].unbind(0)
 
 
+@once
 @torch.library.custom_op("exgate::lstm_eager_backward", mutates_args=())
 def _backward(
     dy: Tensor, dh: Tensor, dc: Tensor,

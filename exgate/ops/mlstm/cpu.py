@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
+from exgate.ops.autograd import once
 from exgate.ops.mlstm import step
 from exgate.ops.mlstm.differentiate import gradient_tensors, register
 
@@ -128,6 +129,7 @@ def _outputs(q: Tensor, v: Tensor, size: int, saves: bool):
     return h, states(), states(_kept(steps, size) if saves else 0)
 
 
+@once
 @torch.library.custom_op("exgate::mlstm_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     dh: Tensor, dc_last: Tensor | None, dn_last: Tensor | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
-from exgate.ops.autograd import expect, received
+from exgate.ops.autograd import expect, once, received
 from exgate.ops.mlstm import reference
 
 GROUP_NUMBERS = 1 << 17  # numbers of q in a group of chunks: half a megabyte in float32
@@ -251,7 +251,7 @@ def _chunkwise_backward(
     return dq, dk, dv, di, df * torch.sigmoid(-f), dc.clone(), dn.clone()
 
 
-_backward = torch.library.custom_op("exgate::mlstm_eager_backward", _chunkwise_backward, mutates_args=())
+_backward = once(torch.library.custom_op("exgate::mlstm_eager_backward", _chunkwise_backward, mutates_args=()))
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

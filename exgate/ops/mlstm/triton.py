@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import gpu, native
+from exgate.ops.autograd import once
 from exgate.ops.mlstm import reference
 from exgate.ops.mlstm.differentiate import gradient_tensors, register
 
@@ -232,6 +233,7 @@ def _outputs(q: Tensor, v: Tensor, size: int, every: int, saves: bool):
     return h, *last, kept, ns, ms, number(batch, heads, steps)
 
 
+@once
 @torch.library.custom_op("exgate::mlstm_triton_backward", mutates_args=())
 def _backward(
     dh: Tensor, dc_last: Tensor | None, dn_last: Tensor | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,

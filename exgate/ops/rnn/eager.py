@@ -7,7 +7,7 @@ of R is one product at the end.
 import torch
 from torch import Tensor
 
-from exgate.ops.autograd import expect, received
+from exgate.ops.autograd import expect, once, received
 from exgate.ops.dispatch import state_type
 from exgate.ops.layout import batch_first, own
 from exgate.ops.rnn import reference
@@ -44,6 +44,7 @@ def _forward(x: Tensor, r: Tensor, h: Tensor, reset: Tensor | None, saves: bool)
     return y, last, hs if saves else h.new_empty(0)
 
 
+@once
 @torch.library.custom_op("exgate::rnn_eager_backward", mutates_args=())
 def _backward(dy: Tensor, dh: Tensor, r: Tensor, hs: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     heads, more, _, size = hs.shape

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from exgate.ops.autograd import expect, received
+from exgate.ops.autograd import expect, once, received
 from exgate.ops.dispatch import state_type
 from exgate.ops.layout import batch_first, heads_first, mixing, own, time_blocks, unmixing
 from exgate.ops.slstm import reference
@@ -77,6 +77,7 @@ def _forward(
     return y, h, c, n, m, *saved
 
 
+@once
 @torch.library.custom_op("exgate::slstm_eager_backward", mutates_args=())
 def _backward(
     dy: Tensor, dh: Tensor, dc: Tensor, dn: Tensor,

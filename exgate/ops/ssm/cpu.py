@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
+from exgate.ops.autograd import once
 from exgate.ops.ssm import eager, step
 
 SEGMENT, LONGEST = 32, 256  # steps between the states that forward keeps; more would not stay in cache
@@ -49,6 +50,7 @@ def _kept(u: Tensor, h: Tensor, size: int) -> Tensor:
     return u.new_empty(batch, -(-u.shape[1] // size), states, channels)
 
 
+@once
 @torch.library.custom_op("exgate::ssm_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     dy: Tensor, dh: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None,

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from exgate.ops.autograd import expect, received
+from exgate.ops.autograd import expect, once, received
 from exgate.ops.ssm import reference
 
 CHUNK_NUMBERS = 1 << 19  # numbers of the states of a chunk: two megabytes in float32
@@ -167,7 +167,7 @@ def _scan_backward(
     return du, ddelta, da.T.contiguous(), db, dc, dskip, dh.transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
-_backward = torch.library.custom_op("exgate::ssm_eager_backward", _scan_backward, mutates_args=())
+_backward = once(torch.library.custom_op("exgate::ssm_eager_backward", _scan_backward, mutates_args=()))
 
 
 @_forward.register_fake

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from exgate.ops import native
+from exgate.ops.autograd import once
 from exgate.ops.wkv import eager
 
 
@@ -28,6 +29,7 @@ def _forward(
     return out
 
 
+@once
 @torch.library.custom_op("exgate::wkv_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     dy: Tensor, dh: Tensor, dl: Tensor,

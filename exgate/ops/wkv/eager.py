@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from exgate.ops.autograd import expect, received
+from exgate.ops.autograd import expect, once, received
 from exgate.ops.dispatch import state_type
 from exgate.ops.wkv import reference
 
@@ -120,6 +120,7 @@ def _aged(k: Tensor, w: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor | 
     return keys.masked_fill_((document != document[:, :, -1:])[..., None], NEVER), document[:, :, -1:] > 0
 
 
+@once
 @torch.library.custom_op("exgate::wkv_eager_backward", mutates_args=())
 def _backward(
     dy: Tensor, dh: Tensor, dl: Tensor,
