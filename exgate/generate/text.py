@@ -68,7 +68,7 @@ class Writing:
 def first_token(model: Any, tokenizer: Any) -> int:
     """What a document begins with: a token that the model came with, else the one that ends documents."""
     own = getattr(model, "special_tokens", {}).get("bos_token_id")
-    return tokenizer.end if own is None else own
+    return own if isinstance(own, int) else tokenizer.end
 
 
 def complete(model: Any, tokenizer: Any, prompt: str, **options: Any) -> str:

@@ -79,6 +79,8 @@ class Shell(nn.Module, ABC):
         Raises:
             ValueError: the input, the state or reset has the wrong shape.
         """
+        if isinstance(hx, Tensor):
+            raise ValueError(f"{self.name}: hx is a tensor; it should be a tuple of them, the state as it is returned.")
         if isinstance(input, PackedSequence):
             if reset is not None:
                 raise ValueError(f"{self.name}: reset cannot go with a PackedSequence: its rows are one document each.")

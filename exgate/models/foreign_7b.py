@@ -67,8 +67,8 @@ def read(weights: Weights, config: Mapping[str, Any]) -> Reading:
             raise ValueError(f"{where}: exgate's xlstm_7b has no place for {name}. Such a model cannot be loaded.")
     fields = _fields(shapes, embedding, blocks) | {"tie_embeddings": tied}
     told, assumed = _config_fields(config)
-    if not config.keys().isdisjoint(SPECIAL_TOKENS):
-        told["special_tokens"] = special_tokens(config)
+    if tokens := special_tokens(config):
+        told["special_tokens"] = tokens
     elif fields["vocab_size"] == PUBLISHED_VOCABULARY:
         assumed["special_tokens"] = dict(PUBLISHED_TOKENS)
     notes = [] if head else ["no lm_head, so the embedding is taken as the head"]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import exgate.models
 from exgate import files
+from exgate.layers.linear import CompactLinear
 from exgate.models import foreign
 from exgate.models.foreign_7b import to_transformers
 from exgate.models.lm import LanguageModel
@@ -47,7 +48,16 @@ def name(config: Any) -> str:
 
 
 def build(config: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LanguageModel:
-    """The model of a config, initialised as published (on the device "meta": shapes only)."""
+    """The model of a config, initialised as published (on the device "meta": shapes only).
+
+    Raises:
+        ValueError: it is no config of a model.
+    """
+    if isinstance(config, type) or not dataclasses.is_dataclass(config) or name(config) not in names():
+        raise ValueError(
+            f"build: {config!r} is no model's config; it should be one, as exgate.models.xlstm.Config(vocab_size=257, "
+            f"dim=64, blocks=2). There are: {', '.join(names())}."
+        )
     return _architecture(name(config)).build(config, device=device, dtype=dtype)
 
 
@@ -92,13 +102,21 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, format: str = "exgat
         format: "exgate" (`model.safetensors` and `config.json`), or "transformers": what
             `transformers.AutoModelForCausalLM.from_pretrained` loads, for models of 7B's kind.
     Raises:
-        ValueError: unknown format, `path` is a file, or transformers cannot express the model (says what).
+        ValueError: unknown format, `path` is a file, `model` has no config or is compact, or transformers cannot
+            express the model (says what).
     """
     if format not in ("exgate", "transformers"):
         raise ValueError(f"save: {unknown(format, ('exgate', 'transformers'), what='format')}")
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"save: {folder} is a file, but a model is a folder. Give the name of a folder.")
+    if not hasattr(model, "config"):
+        raise ValueError(f"save: {type(model).__name__} has no config; it should be a model that `exgate.build` made.")
+    if any(isinstance(module, CompactLinear) for module in model.modules()):
+        raise ValueError(
+            "save: the weights of this model are stored in few bits, for which there is no format. Save the model that "
+            "`compact` was given, and compact it again after loading."
+        )
     tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     config, special_tokens = config_to_dict(model.config), getattr(model, "special_tokens", {})
     if format == "transformers":
@@ -122,9 +140,9 @@ def load(
     """Open a saved model, without being told which package wrote it.
 
     Args:
-        path: our folder; a folder or a file (.safetensors, .pt, .pth, .bin, .ckpt) of the `xlstm` package
-            (xLSTMLMModel or xLSTMLarge) or of `transformers` (xLSTM, Llama, Mamba or Rwkv ForCausalLM); or a name on
-            the Hugging Face hub, "organisation/name".
+        path: our folder, or a run's, which means its best model; a folder or a file (.safetensors, .pt, .pth, .bin,
+            .ckpt) of the `xlstm` package (xLSTMLMModel or xLSTMLarge) or of `transformers` (xLSTM, Llama, Mamba or Rwkv
+            ForCausalLM); or a name on the Hugging Face hub, "organisation/name".
         device, dtype: of the parameters; None keeps the type of the file.
         overrides: fields of the model's config, in place of what the files say or what is assumed (`soft_cap=0.0`), and
             `special_tokens`.
@@ -212,6 +230,8 @@ def _checked_numbers(cls: type, key: str, value: Any, kind: Any) -> tuple[Any, .
 def local(path: str | os.PathLike[str]) -> Path:
     """The path itself, or the folder to which a name on the Hugging Face hub was downloaded."""
     local = Path(path).expanduser()
+    if (local / "best" / "config.json").exists() and not (local / "config.json").exists():
+        return local / "best"  # of a run
     if local.exists():
         return local
     parts = str(path).split("/")

@@ -6,6 +6,7 @@ from exgate.layers.attention import AttentionLayer
 from exgate.layers.ffn import FFN
 from exgate.layers.norm import RMSNorm
 from exgate.layers.stack import Residual, Stack
+from exgate.models import fields
 from exgate.models.lm import LanguageModel, materialise
 
 
@@ -46,8 +47,7 @@ class Config:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ValueError(f"llama: blocks is {self.blocks}; a model has at least one.")
+        fields.check(self)
 
 
 def build(config: Config, *, device=None, dtype=None) -> LanguageModel:

@@ -10,6 +10,7 @@ from exgate.layers.ffn import FFN
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.norm import LayerNorm
 from exgate.layers.stack import Residual, Stack, reset_parameters
+from exgate.models import fields
 from exgate.models.lm import LanguageModel, materialise
 from exgate.ops.state import State
 
@@ -58,8 +59,7 @@ class Config:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"lstm: layers is {self.layers}; a model has at least one.")
+        fields.check(self)
         if self.residual and self.hidden not in (None, self.dim):
             raise ValueError(
                 f"lstm: residual branches need hidden={self.hidden} to be dim={self.dim}. "

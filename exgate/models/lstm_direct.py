@@ -9,6 +9,7 @@ from exgate.layers.linear import Linear
 from exgate.layers.lstm import LSTMLayer
 from exgate.layers.series import scale
 from exgate.layers.stack import reset_parameters
+from exgate.models import fields
 from exgate.models.lm import materialise
 
 
@@ -33,8 +34,7 @@ class Config:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"lstm_direct: layers is {self.layers}; it should be at least 1.")
+        fields.check(self)
 
 
 class LSTMDirect(nn.Module):

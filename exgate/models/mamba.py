@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from exgate.layers.mamba import MambaLayer
 from exgate.layers.norm import RMSNorm
 from exgate.layers.stack import Residual, Stack
+from exgate.models import fields
 from exgate.models.lm import LanguageModel, materialise
 
 
@@ -38,6 +39,9 @@ class Config:
     soft_cap: float = 0.0
     bias: bool = False
     norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        fields.check(self)
 
 
 def build(config: Config, *, device=None, dtype=None) -> LanguageModel:

@@ -14,7 +14,7 @@ from exgate.layers.linear import Embedding, Linear
 from exgate.layers.norm import LayerNorm
 from exgate.layers.series import Scale, scale
 from exgate.layers.stack import reset_parameters
-from exgate.models import xlstm
+from exgate.models import fields, xlstm
 from exgate.models.lm import layout, materialise
 from exgate.models.ridge import PatchRidge
 from exgate.ops.state import State, map_state
@@ -65,6 +65,7 @@ class Config:
             raise ValueError(
                 f"patch_xlstm: memory={self.memory} should be at least 0, and leads={self.leads} at least 1."
             )
+        fields.check(self)
         layout(self.pattern, self.blocks, "ms")
         levels = (0.0, *self.quantiles, 1.0)
         if not self.quantiles or any(low >= high for low, high in itertools.pairwise(levels)):

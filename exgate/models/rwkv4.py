@@ -8,6 +8,7 @@ from exgate.layers.init import orthogonal_
 from exgate.layers.norm import LayerNorm
 from exgate.layers.rwkv import ChannelMix, TimeMix
 from exgate.layers.stack import Residual, Stack, reset_parameters
+from exgate.models import fields
 from exgate.models.lm import LanguageModel, materialise
 
 
@@ -37,8 +38,7 @@ class Config:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ValueError(f"rwkv4: blocks is {self.blocks}; a model has at least one.")
+        fields.check(self)
 
 
 class First(nn.Module):

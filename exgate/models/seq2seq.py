@@ -15,6 +15,7 @@ from exgate.layers.mlstm import MLSTMLayer
 from exgate.layers.rnn import Projected
 from exgate.layers.slstm import DenseSLSTMLayer
 from exgate.layers.stack import Bidirectional, Stack, ragged, reset_parameters, reverse
+from exgate.models import fields
 from exgate.models.cross_entropy import cross_entropy
 from exgate.models.lm import materialise
 from exgate.models.lstm import Dropped
@@ -58,11 +59,10 @@ class Config:
     forget_bias: float = 1.0
 
     def __post_init__(self) -> None:
+        fields.check(self)
         for side in ("encoder", "decoder"):
             if getattr(self, side) not in CELLS:
                 raise ValueError(f"seq2seq: {side} is {getattr(self, side)!r}; it should be one of {', '.join(CELLS)}.")
-        if self.layers < 1:
-            raise ValueError(f"seq2seq: layers is {self.layers}; each side has at least one.")
 
 
 class Decoding(NamedTuple):

@@ -46,9 +46,9 @@ class Reading:
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # as transformers has them
 
 
-def special_tokens(config: Mapping[str, Any]) -> dict[str, int]:
-    """The ids of special tokens in a config of transformers; where a model has none of a kind, it says null."""
-    return {key: config[key] for key in SPECIAL_TOKENS if isinstance(config.get(key), int)}
+def special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The ids of special tokens that a config of transformers names: a number, several, or None for no such token."""
+    return {key: config[key] for key in SPECIAL_TOKENS if key in config}
 
 
 def same(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from exgate.layers.mlstm import MLSTMLayer
 from exgate.layers.norm import LayerNorm
 from exgate.layers.slstm import SLSTMLayer
 from exgate.layers.stack import Residual, Stack
+from exgate.models import fields
 from exgate.models.lm import LanguageModel, layout, materialise
 
 
@@ -61,6 +62,7 @@ class Blocks:
     cell_eps: float = 1e-6
 
     def __post_init__(self) -> None:
+        fields.check(self)
         layout(self.pattern, self.blocks)
 
 

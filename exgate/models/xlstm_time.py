@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from exgate.layers.norm import LayerNorm
 from exgate.layers.series import Decomposed, scale
 from exgate.layers.stack import reset_parameters
-from exgate.models import xlstm
+from exgate.models import fields, xlstm
 from exgate.models.lm import layout, materialise
 
 AXES = ("variates", "time")
@@ -49,6 +49,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.axis not in AXES:
             raise ValueError(f"xlstm_time: axis is {self.axis!r}; it should be 'variates' or 'time'.")
+        fields.check(self)
         layout(self.pattern, self.blocks, "ms")
 
 

@@ -65,7 +65,9 @@ def choose(op: str, backends: dict[str, ModuleType], name: str | None, *args: An
 
 def transformed() -> bool:
     """Whether a transform of `torch.func` (grad, jvp, vmap, ...) is under way."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore  # PyTorch's own, undeclared
 
 
 def check_shape(op: str, name: str, tensor: Tensor, letters: str, sizes: dict[str, int], source: str) -> None:

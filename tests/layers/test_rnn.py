@@ -252,6 +252,8 @@ def test_errors_say_what_to_do():
         ValueError, match=r"hx has 2 tensors that end in \(8,\), \(7,\); it should be 2 .* hidden_size=8"
     ):
         layer(x, (torch.zeros(1, 3, 8), torch.zeros(1, 3, 7)))
+    with pytest.raises(ValueError, match="LSTM: hx is a tensor; it should be a tuple of them"):
+        layer(x, torch.zeros(1, 3, 8))
     with pytest.raises(ValueError, match="MLSTM: hx has 2 tensors"):
         MLSTM(5, 8)(x, (torch.zeros(1, 3, 8), torch.zeros(1, 3, 8)))
     with pytest.raises(ValueError, match="reset cannot go with a PackedSequence"):

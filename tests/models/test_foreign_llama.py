@@ -34,7 +34,7 @@ def test_what_is_read(tmp_path: Path, capsys: Any) -> None:
     assert model.config == llama.Config(
         vocab_size=37, dim=32, blocks=2, heads=4, kv_heads=2, ffn_dim=56, rope_theta=500.0, norm_eps=1e-3
     )
-    assert model.special_tokens == {"bos_token_id": 1}  # of several end tokens none is the one
+    assert model.special_tokens == {"bos_token_id": 1, "eos_token_id": [2, 5]}
     io.save(model, tmp_path / "ours")
     again = io.load(tmp_path / "ours")
     assert torch.equal(again(cases.tokens(0))[0], model(cases.tokens(0))[0])

@@ -8,12 +8,14 @@ import sys
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from exgate.models import io, lstm, weights, xlstm, xlstm_7b
+from exgate.models.compact import compact
 
 CONFIGS = {
     "lstm": lstm.Config(vocab_size=11, dim=8, layers=2, hidden=8),
@@ -251,3 +253,22 @@ def test_names_on_the_hub(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"Install the extra: pip install 'exgate\[hub\]'"):
         io.load("someone/model")
+
+
+def test_a_run_stands_for_its_best_model(saved: Path, tmp_path: Path) -> None:
+    saved.rename(tmp_path / "best")
+    assert io.load(tmp_path).config == io.load(tmp_path / "best").config
+
+
+@pytest.mark.parametrize("config", ["xlstm", {"model": "xlstm"}, xlstm.Config])
+def test_what_is_no_config_is_refused(config: Any) -> None:
+    with pytest.raises(ValueError, match=r"build: .* is no model's config; it should be one, as exgate\.models\.xlstm"):
+        io.build(config)
+
+
+def test_what_cannot_be_saved_is_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="save: Linear has no config"):
+        io.save(torch.nn.Linear(2, 2), tmp_path / "new")
+    with pytest.raises(ValueError, match="save: the weights of this model are stored in few bits"):
+        io.save(compact(io.load(saved), "int8"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()

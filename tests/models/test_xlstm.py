@@ -92,5 +92,20 @@ def test_the_cells_of_the_formal_languages():
     bound = slstm.recurrent.abs().max().item()
     assert 0.9 * 20**-0.5 < bound <= 20**-0.5
     assert xlstm.build(config).stack.layers[1].layers[1].layer.hidden == 28
-    with pytest.raises(ValueError, match="recurrent_init is 'ones'; it should be 'zeros' or 'uniform'"):
+    with pytest.raises(ValueError, match="recurrent_init is 'ones'; it should be one of 'zeros', 'uniform'"):
         xlstm.build(xlstm.Config(vocab_size=9, dim=20, blocks=1, pattern="s", recurrent_init="ones"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"dropout": 2}, r"xlstm: dropout is 2; it should be from 0 to below 1"),
+        ({"heads": 0}, r"xlstm: heads is 0; it should be at least 1"),
+        ({"input_gate": "foo"}, r"xlstm: input_gate is 'foo'; it should be one of 'exp', 'sigmoid'"),
+        ({"recurrent_init": "foo"}, r"xlstm: recurrent_init is 'foo'"),
+        ({"ffn_activation": "foo"}, r"xlstm: ffn_activation is 'foo'"),
+    ],
+)
+def test_a_mistake_is_found_when_the_config_is_made(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        xlstm.Config(vocab_size=9, dim=8, blocks=2, **fields)
