@@ -80,7 +80,7 @@ def _cuts(size: int, kind: str) -> list[int]:
                 x = torch.empty(batch, 1, 4, heads, size, dtype=KINDS[kind], device="meta")
                 with gpu.recording(target):
                     cut = persistent.cut_of(x)
-                found.setdefault((target, cut.tile, cut.rows, cut.block), heads)
+                found.setdefault((target, cut.tile, cut.rows, cut.block, cut.waits), heads)
     return sorted({heads for heads in found.values() if heads != max(1, 768 // size)})
 
 

@@ -14,6 +14,8 @@ import torch
 
 from exgate.ops import native
 
+KERNELS = ("test_triton.py", "test_triton_cross_entropy.py", "test_persistent.py", "test_decode.py")
+
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels are tested in its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -45,7 +47,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked gpu or slow run only when asked for: `pytest -m slow`, `pytest -m gpu`, or by naming the test."""
+    """Tests marked gpu or slow run only when asked for: `pytest -m slow`, `pytest -m gpu`, or by naming the test.
+
+    On a machine with a GPU those of Triton's kernels need it.
+    """
+    for item in items if torch.cuda.is_available() else ():
+        if item.path.name in KERNELS:
+            item.add_marker(pytest.mark.gpu)
     if config.option.markexpr or any("::" in argument for argument in config.args):
         return
     chosen, left = [], []

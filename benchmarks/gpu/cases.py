@@ -52,7 +52,12 @@ RECURRENT = {
         package, "recurrent" if package == "exgate" else "flashrnn", {"cell": cell, "backend": backend}, cell
     )
     for cell in ("slstm", "lstm")
-    for package, backend in (("exgate", ""), ("flashrnn", "cuda_fused"), ("flashrnn", "cuda"), ("flashrnn", "triton"))
+    for package, backend in (
+        ("exgate", ""),
+        ("flashrnn", "cuda_fused"),
+        ("flashrnn", "cuda"),
+        ("flashrnn", "triton_fused"),
+    )
 }
 RECURRENT |= {"nn.LSTM cuDNN": Entry("torch", "cudnn_lstm")}
 

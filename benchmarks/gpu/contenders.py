@@ -29,12 +29,15 @@ class Peer(Contender):
         return [x.transpose(1, 2) if self.heads_first else x for x in tensors]
 
 
-def inputs(maker: str, case: dict[str, int], seed: int = 0) -> Inputs:
-    """Numbers that bf16 has; forget gates are rather open, as in training. `weight` is the gradient of the output."""
-    random = torch.Generator().manual_seed(seed)
+def inputs(maker: str, case: dict[str, int], seed: int = 0, device: str = "cpu") -> Inputs:
+    """Numbers that bf16 has; forget gates are rather open, as in training. `weight` is the gradient of the output.
+
+    Those of a device are others than those of the CPU, and there much sooner.
+    """
+    random = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=random).bfloat16().float()
+        return torch.randn(shape, generator=random, device=device).bfloat16().float()
 
     b, t, h, k = (case[letter] for letter in "BTHK")
     if maker == "recurrent":

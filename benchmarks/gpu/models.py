@@ -105,13 +105,20 @@ def tokens(model: Any, batch: int, prompt: int, count: int) -> Callable[[], None
 
 
 def _ours(model: Any, begin: Tensor, count: int) -> Callable[[], None]:
-    from exgate.generate.sampling import generate
+    """The likeliest token, `count` times. `Stepper` is what `generate` steps by; its graph lasts over the calls."""
+    from exgate.generate.replay import Stepper
 
-    session = generate(model, begin, max_tokens=0).session
+    model.eval()
+    with torch.inference_mode():
+        logits, state = model(begin)
+        token, step = logits[:, -1].argmax(-1), Stepper(model)
 
+    @torch.inference_mode()
     def run() -> None:
-        nonlocal session
-        session = generate(model, session=session, max_tokens=count, temperature=0.0).session
+        nonlocal token, state
+        for _ in range(count):
+            logits, state = step(token, state)
+            token = logits.argmax(-1)
 
     return run
 

@@ -45,7 +45,7 @@ class Worker:
             else:
                 calls = {"step": models.step(model, case["B"], case["T"])}
         else:
-            given = contenders.inputs("recurrent" if section == "recurrent" else "mlstm", case)
+            given = contenders.inputs("recurrent" if section == "recurrent" else "mlstm", case, device=self.device)
             peer, facts = contenders.make(maker, given, self.device, **options), {}
             calls = {"forward": peer.forward, "both": peer.both}
         for kind, call in calls.items():

@@ -33,7 +33,8 @@ class Graph:
             self._graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
             try:
                 # What other threads do to the device meanwhile is no part of the graph, and does not end it.
-                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                # PyTorch's own stream for captures is on the device that the process first captured on.
+                with torch.cuda.graph(self._graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
                     logits, after = model(self._tokens, self.state)
                     self.logits = logits[:, -1]
                     self._carry(after)

@@ -154,6 +154,8 @@ def launch(
 
     `together`: the programs wait for each other, so the launch has to fail where they cannot all run at once.
     """
+    if _overwrites(constants.get("PRECISION")):
+        stages = 1
     options = {"num_warps": warps, "num_stages": stages} | ({"launch_cooperative_grid": True} if together else {})
     if _recording is not None:
         _recording[1].append(Launch(kernel, grid, arguments, constants, options))
@@ -164,6 +166,15 @@ def launch(
             kernel[grid](*arguments, **constants, **options)
     else:
         kernel[grid](*arguments, **constants, **options)
+
+
+def _overwrites(precision: str | None) -> bool:
+    """Whether pipelined products of TF32 write registers that a product under way still reads: Hopper, Triton < 3.9."""
+    import triton
+
+    if precision != "tf32" or interpreted():
+        return False
+    return tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 
 
 def power_of_two(number: int, least: int = 16) -> int:

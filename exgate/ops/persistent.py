@@ -65,6 +65,10 @@ def tiles(batch: int, heads: int, size: int, number: int, device: gpu.Target) ->
     fit = device.processors // (heads * slices)
     # On AMD a barrier leaves the stores of other waves under way: what a program announces might not be there yet.
     waits = slices > 1 and fit > 0 and device.kind != "hip"
+    if slices > 1 and not fit:  # a launch per step reads each weight once: it need not hold them all
+        block = min(block, 128 if number == 2 else 64)
+        while block < width and number * STAGES * block * (4 * tile + 2 * rows) > room:
+            block //= 2
     return Tiles(tile, rows, slices, block, max(1, fit) * rows if slices > 1 else max(1, batch), waits)
 
 
@@ -137,7 +141,7 @@ def _differentiate(backward, dy, dh, dc, dn, x, r, y, h, kept, peephole, reset, 
             *numbers, CELL=cell, PARTS=min(constants["TILE"] // 4, constants["BLOCK"] // 16), **constants,
         )  # fmt: skip
     dr = torch.stack([_product(part.transpose(1, 2), before) for part in by_gate])
-    dh0 = torch.einsum("bghk,ghkj->bhj", draw[:, 0].float(), weights.float())
+    dh0 = torch.einsum("bghk,ghkj->bhj", draw[:, 0].float(), weights.float()).contiguous()
     if reset is not None:
         dh0.masked_fill_(reset[:, 0, None, None], 0.0)
     return draw, dr, dh0, dc0, dn0, h.new_empty(0) if dpeephole is None else dpeephole.sum(0)
@@ -172,7 +176,8 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """A batched product in float32, whatever its operands are."""
     if a.dtype == torch.float32:
         return torch.bmm(a, b)
-    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a.float(), b.float())
+    mixed = a.is_cuda and not torch.version.hip
+    return torch.bmm(a, b, out_dtype=torch.float32) if mixed else torch.bmm(a.float(), b.float())
 
 
 @_forward.register_fake

@@ -174,6 +174,8 @@ def forward(
         if BLOCK >= SIZE:
             if reset is not None:
                 h = tl.where(begins, 0.0, h).to(h.dtype)
+            elif MEETS:  # changes nothing: Triton before 3.9 does not compile a load of the step before as an operand
+                h = tl.where(here, h, 0.0).to(h.dtype)
             raw = tl.dot(weights, h.to(DOT), raw, input_precision=PRECISION)
         elif t == 0:
             raw = _streamed(raw, r_at, h0_at, unit_out, keep, SIZE, BLOCK, DOT, PRECISION)

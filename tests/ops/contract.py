@@ -80,6 +80,10 @@ def ground(backend: str) -> AbstractContextManager:
     return nullcontext() if here else gpu.interpreter()
 
 
+def _place(backend: str) -> str:
+    return PLACE if backend == "triton" else "cpu"
+
+
 def interpreted(backend: str) -> bool:
     return not isinstance(ground(backend), nullcontext)
 
@@ -457,7 +461,7 @@ def strides_do_not_matter(spec: Spec, backend: str, kind: torch.dtype) -> float:
     case = Case.random(spec, kind, time=15, reset=True, seed=29)
 
     def scattered(x: Tensor) -> Tensor:
-        wide = torch.full((*x.shape, 2), float("nan"), dtype=x.dtype)
+        wide = torch.full((*x.shape, 2), float("nan"), dtype=x.dtype, device=_place(backend))
         wide[..., 0] = x
         return wide[..., 0]
 
@@ -499,7 +503,8 @@ def inputs_stay(spec: Spec, backend: str, kind: torch.dtype) -> float:
     """Nothing that is passed is changed, forward or backward: 0 or inf."""
     for batch, size in ((1, 1), (2, 0)):  # one head and one row are where a copy could be forgotten
         case = Case.random(spec, kind, batch=batch, size=size, time=12, reset=True, seed=37)
-        leaves = [x.clone().requires_grad_() for x in (*case.sequences, *case.weights, *case.state)]
+        given = (*case.sequences, *case.weights, *case.state)
+        leaves = [x.clone().to(_place(backend)).requires_grad_() for x in given]  # there, where nothing copies them
         before = [x.detach().clone() for x in leaves]
         count, more = len(case.sequences), len(case.weights)
         state = type(case.state)(*leaves[count + more :])

@@ -82,6 +82,17 @@ def test_slstm(whole, empty, reset, gate, monkeypatch):
     assert _states(after, wanted) < 1e-5
 
 
+def test_an_empty_state_whose_m_is_minus_infinity():
+    parts, _, norm = _mlstm(20, 37)
+    state = MLSTMState(torch.zeros(B, H, 20, 37), torch.zeros(B, H, 20), torch.full((B, H), -torch.inf))
+    for gate in ("exp", "sigmoid"):
+        with ground("triton"):
+            y, after = decode.mlstm(*parts, state, norm, input_gate=gate)
+        h, wanted = mlstm(*parts, state, input_gate=gate, backend="reference")
+        assert error([y], [headnorm(h, **norm)]) < 1e-5
+        assert _states(after, wanted) < 1e-5
+
+
 def test_short_types():
     parts, state, norm = _mlstm(16, 16, torch.bfloat16)
     with ground("triton"):

@@ -18,11 +18,11 @@ from exgate.ops.triton_math import sigmoid
 
 @triton.jit
 def normalized(x, mask, eps, V: tl.constexpr, RMS: tl.constexpr):
-    """z (rows, columns) and r (rows, 1) of x, which is 0 outside of the mask."""
+    """z (rows, columns) and r (rows, 1) of x, which is 0 outside of the mask, as z is, even where r is infinite."""
     if not RMS:
         x = tl.where(mask, x - tl.sum(x, 1, keep_dims=True) / V, 0.0)
     r = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / V + eps)
-    return x * r, r
+    return tl.where(mask, x * r, 0.0), r
 
 
 @triton.jit

@@ -37,7 +37,7 @@ def step(
     before = log_f
     if not EMPTY:
         before += tl.where(lost > 0, 0.0, tl.load(M + row))
-    m = tl.maximum(before, log_i) if EXPONENTIAL else before * 0.0
+    m = tl.maximum(before, log_i) if EXPONENTIAL else tl.zeros_like(before)
     f, i = tl.exp(before - m), tl.exp(log_i - m)
     v = tl.load(V_ + row * V + columns, mask=columns < V, other=0.0).to(tl.float32)
     h, nq = tl.zeros((BK, BV), tl.float32), tl.zeros((BK,), tl.float32)
