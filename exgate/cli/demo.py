@@ -15,6 +15,7 @@ examples:
 import bz2
 import gzip
 import lzma
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,9 +77,10 @@ def main(argv: list[str]) -> int:
         for name, source in MODELS.items():
             recipe = _recipe(source, arguments)
             console.print(f"\n[bold]{name}[/bold], exactly as [cyan]exgate train {source}[/cyan] does")
-            result = train.run(recipe)
+            result = train.run(recipe, remedy="give the same --steps as before, or another --folder")
             if result.stopped_by:
-                print(f"Stopped by {result.stopped_by}; everything is saved. `exgate demo` goes on from here.")
+                again = shlex.join(["demo", *argv])
+                print(f"Stopped by {result.stopped_by}; everything is saved. Go on with: {train.program()} {again}")
                 return train.stopped(result)
             trained.append(_trained(name, recipe, result.validation["validation_bits_per_byte"]))
         console.print()
@@ -167,9 +169,10 @@ def _picture(trained: list[Trained], folder: Path) -> str:
 
 
 def _next(best: Trained) -> str:
+    exgate = train.program()
     return f"""
 Next:
-  exgate generate {best.folder} "An expression" --temperature 0.5
-  exgate evaluate {best.folder} --data README.md
-  exgate train demo-xlstm --data.sources your/texts/*.txt --run.folder runs/mine
-  exgate demo --folder runs/longer --steps 3000"""
+  {exgate} generate {best.folder} "An expression" --temperature 0.5
+  {exgate} evaluate {best.folder} --data README.md
+  {exgate} train demo-xlstm --data.sources your/texts/*.txt --run.folder runs/mine
+  {exgate} demo --folder runs/longer --steps 3000"""

@@ -28,7 +28,7 @@ options. (A run whose folder is called like a suite is ./NAME.) The suites:
   timing          spikes at exact times, with and without peepholes (2002)
 
 A source is a file, a folder, a glob, - for standard input, hf:NAME, or python-manual; without --data it is the text
-that the run set aside for validation. Each document is scored alone, in windows that do not overlap; the last one is
+that the run set aside for validation, scored as the run did. Each document is scored alone, in windows that do not overlap; the last one is
 filled up with earlier tokens, of which only the new ones count. With --stateful the state is carried from a document's
 first token to its last instead, as only recurrent models can.
 """
@@ -66,7 +66,7 @@ class Arguments:
     """The most tokens that a prediction can look back on (with --stateful it only bounds the memory); the window that
     the run was trained with, or else 2048."""
     stateful: bool = False
-    """Carry the state through each document instead."""
+    """Carry the state through each document instead; without --data and --window as the run itself was validated."""
     batch: int = 8
     """Windows that are computed together: it changes the speed, and nothing else."""
     documents: bool = False
@@ -107,6 +107,8 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"exgate: there is no folder '{arguments.json.parent}' for the numbers. Make it first.")
     opened = open_model(arguments.run, tokenizer=arguments.tokenizer, device=arguments.device, dtype=arguments.dtype)
     recipe = _recipe(arguments.run)
+    if recipe and arguments.window is None and not arguments.data:
+        arguments = replace(arguments, stateful=arguments.stateful or recipe.data.stateful)
     if arguments.window is None:
         arguments = replace(arguments, window=recipe.data.window if recipe else 2048)
     documents = list(_documents(arguments, recipe))
@@ -149,7 +151,15 @@ def _documents(arguments: Arguments, recipe: Recipe | None) -> Iterator[tuple[st
     _, held_out = train.documents(recipe, lambda line: None)
     if held_out is None:
         raise ValueError(f"exgate: the run '{arguments.run}' set no validation text aside. Give --data SOURCE.")
-    for name, words in held_out():
+    found = list(held_out())
+    if not train.was_held_out(recipe, found):
+        sources = ", ".join(recipe.data.validation or recipe.data.sources)
+        raise ValueError(
+            f"exgate: the text of the run '{arguments.run}' ({sources}) has changed since it was trained: what is set "
+            "aside for validation now is not what was then, and may have been trained on. Put the text back, or give "
+            "--data SOURCE to score another."
+        )
+    for name, words in found:
         yield "validation text of the run", name, words
 
 

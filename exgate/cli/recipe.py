@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+import importlib
 import json
 import math
 import tomllib
@@ -143,9 +144,9 @@ def read(where: str, flags: Sequence[str] = (), *, help: str = "") -> Recipe:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe: '{file}' is not TOML: {error}") from None
-    rest, name = _model_name(list(flags))
+    rest, name = _taken(list(flags), "--model.name")
     if name:
-        table["model"] = {**table.get("model", {}), "name": name}
+        table["model"] = {**_shared(table.get("model", {}), name, rest), "name": name}
     recipe = from_dict(table, where=str(file))
     # A run's own folder, even if it has been moved since its recipe was written.
     if not recipe.run.folder or Path(where).is_dir():
@@ -276,14 +277,30 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F") if isinstance(value, str) else repr(value)
 
 
-def _model_name(flags: list[str]) -> tuple[list[str], str | None]:
-    """Takes `--model.name NAME` out of the flags: it decides which other flags there are."""
+def _shared(fields: Mapping[str, Any], name: str, flags: list[str]) -> Mapping[str, Any]:
+    """What is left of [model] for another model: the fields that it has too, and from flags those that it needs."""
+    if name == fields.get("name") or name not in io.language_models():
+        return fields
+    module = importlib.import_module(f"exgate.models.{name}")
+    known = {field.name: field for field in dataclasses.fields(module.Config)}
+    shared = {key: value for key, value in fields.items() if key in known}
+    needed = [key for key, field in known.items() if field.default is dataclasses.MISSING and key not in shared]
+    given = {key: _taken(flags, f"--model.{key}")[1] for key in needed if key != "vocab_size"}
+    missing = " ".join(f"--model.{key} VALUE" for key, word in given.items() if word is None)
+    if missing:
+        raise ValueError(f"recipe: {name} needs more than it shares with the recipe's model; add {missing}")
+    return shared | {key: int(word) if word.isdecimal() else word for key, word in given.items() if word}
+
+
+def _taken(flags: list[str], name: str) -> tuple[list[str], str | None]:
+    """The flags without `name VALUE`, which decides on the others, and the value."""
     for i, flag in enumerate(flags):
-        if flag.startswith("--model.name="):
+        if flag.startswith(f"{name}="):
             return flags[:i] + flags[i + 1 :], flag.partition("=")[2]
-        if flag == "--model.name":
+        if flag == name:
             if i + 1 == len(flags):
-                raise ValueError(f"recipe: --model.name needs a value, one of {', '.join(io.language_models())}")
+                choice = f", one of {', '.join(io.language_models())}" if name == "--model.name" else ""
+                raise ValueError(f"recipe: {name} needs a value{choice}")
             return flags[:i] + flags[i + 2 :], flags[i + 1]
     return flags, None
 

@@ -68,7 +68,9 @@ def evaluate(argv: list[str]) -> int:
     module = import_module(f"exgate.evaluate.{argv[0].replace('-', '_')}")
     description = f"{module.__doc__}\n\nexample:\n  exgate evaluate {argv[0]}"
     trains = hasattr(module, "suite")  # gradient does not
-    arguments = tyro.cli(Arguments if trains else Shared, prog="exgate evaluate", description=description, args=argv)
+    arguments = tyro.cli(
+        Arguments if trains else Shared, prog=f"exgate evaluate {argv[0]}", description=description, args=argv
+    )
     folder = arguments.out or Path("runs", "evaluate", f"{argv[0]}-{arguments.preset}")
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
@@ -152,17 +154,27 @@ def _changed(suite: Suite, arguments: Arguments) -> Suite:
 def computed(
     file: Path, processes: int, total: int, compute: Any, configurations: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Results of configurations, kept or computed, with a progress bar where somebody looks."""
-    console = Console(stderr=True)
+    """Results of configurations, kept or computed, with a progress bar where somebody looks, or a line for each run."""
+    console, kept = Console(stderr=True), cache.read(file)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task(f"runs (of {total} in all)", total=len(configurations))
         found = cache.results(configurations, compute, file=file, processes=processes)
-        for configuration, result in found:
+        for number, (configuration, result) in enumerate(found, start=1):
             bar.advance(task)
+            if not console.is_terminal and cache.key(configuration) not in kept:
+                line = f"runs (of {total} in all): {number}/{len(configurations)}, {_named(configuration)}"
+                print(line, file=sys.stderr, flush=True)
             yield configuration, result
+
+
+def _named(configuration: dict[str, Any]) -> str:
+    """Which run of a suite that is, by what tells it from the others."""
+    words = [configuration.get("problem", {}).get("name", ""), configuration.get("model", "")]
+    words += [f"{key} {configuration[key]}" for key in ("horizons", "rate", "seed") if key in configuration]
+    return ", ".join(filter(None, words))
 
 
 def fitting(wanted: int) -> int:

@@ -3,19 +3,26 @@
 usage: exgate train [RECIPE] [--section.field value ...]
 
 RECIPE is a TOML file, the name of one that comes with exgate ({recipes}), or the folder of a run; left
-out, it is "small". Every field of it can be overridden by a flag. The run's folder (runs/NAME, or --run.folder) takes
-the resolved recipe, metrics.jsonl, loss.png, checkpoints and the best model. The same command again goes on where the
-run was stopped, for whatever reason, and ends as if it had not been.
+out, it is "small". Every field of it can be overridden by a flag; --model.name takes another model, with what it shares
+of the recipe's [model] and with flags for the rest. The run's folder (runs/NAME, or --run.folder) takes the resolved
+recipe, metrics.jsonl, loss.png, checkpoints and the best model. The same command again goes on where the run was
+stopped, for whatever reason, and ends as if it had not been.
 
 examples:
   exgate train
   exgate train small --data.sources books/*.txt.gz --run.folder runs/books
   exgate train lstm-small --optim.lr 3e-3 --optim.steps 500 --model.dim 192
+  exgate train small --model.name mamba --run.folder runs/mamba
   exgate train runs/books
 """
 
 import dataclasses
+import json
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +43,9 @@ from exgate.train import checkpoint, optim
 from exgate.train.loop import Result, train
 
 Say = Callable[[str], None]
+LOCK = ".lock"
+# What the record of a checkpoint calls the fingerprint of the validation text.
+HELD_OUT = "validation text"
 
 
 def main(argv: list[str]) -> int:
@@ -47,10 +57,10 @@ def main(argv: list[str]) -> int:
     folder = recipe.run.folder
     if result.stopped_by:
         print(f"Stopped at step {result.step} of {recipe.optim.steps} by {result.stopped_by}; everything is saved. "
-              f"Go on with: exgate train {folder}")  # fmt: skip
+              f"Go on with: {program()} train {folder}")  # fmt: skip
         return stopped(result)
     print(f"Finished {result.step} steps. The folder {folder} holds the best model, the last checkpoints and the "
-          f"metrics.\nNext: exgate generate {folder} \"The \"")  # fmt: skip
+          f"metrics.\nNext: {program()} generate {folder} \"The \"")  # fmt: skip
     return 0
 
 
@@ -59,18 +69,61 @@ def stopped(result: Result) -> int:
     return 130 if result.stopped_by == "Ctrl-C" else 143
 
 
-def run(recipe: Recipe, *, say: Say = print, quiet: bool = False) -> Result:
+def program() -> str:
+    """What to type for `exgate`: the name, or where the shell does not find it, the script beside this Python."""
+    script = Path(sys.executable).with_name("exgate")
+    if shutil.which("exgate") or not script.exists():
+        return "exgate"
+    return shlex.quote(str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script))
+
+
+def run(
+    recipe: Recipe,
+    *,
+    say: Say = print,
+    quiet: bool = False,
+    remedy: str = "name another run.folder for a new run",
+) -> Result:
     """Trains as a recipe says, in its `run.folder`; goes on if there is a run in it already.
 
     Args:
         say, quiet: where lines go, and whether only notes are wanted, neither bar nor rows.
+        remedy: what to do where the folder has a run with another recipe.
     Raises:
         ValueError, FileNotFoundError, ImportError, FloatingPointError, OSError: one sentence each.
     """
     folder = Path(recipe.run.folder)
     if not recipe.run.folder:
         raise ValueError("train: the recipe has no run.folder; name one")
-    _same_run(recipe, folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"train: run.folder '{folder}' is a file; name a folder")
+    with _alone(folder):
+        _same_run(recipe, folder, remedy)
+        return _run(recipe, folder, say, quiet)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in the folder at the same time, where the system can."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"train: another process is training in '{folder}'; wait for its end, or name another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _run(recipe: Recipe, folder: Path, say: Say, quiet: bool) -> Result:
     material = prepare(recipe, folder, say)
     recipe = with_vocabulary(recipe, material.tokenizer)
     batches = Windows(
@@ -89,6 +142,9 @@ def run(recipe: Recipe, *, say: Say = print, quiet: bool = False) -> Result:
     _keep(recipe, material.tokenizer, folder)
     say(f"{io.name(recipe.model)}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}, in {folder}")
     say(material.summary())
+    identity = {"text": material.train.fingerprint, "tokenizer": material.tokenizer.fingerprint}
+    if material.validation:
+        identity[HELD_OUT] = material.validation.fingerprint
     return train(
         model,
         batches,
@@ -99,7 +155,7 @@ def run(recipe: Recipe, *, say: Say = print, quiet: bool = False) -> Result:
         evaluate=scorer(material, recipe) if material.validation else None,
         tokenizer=material.tokenizer,
         bytes_per_token=material.train.bytes_per_token,
-        identity={"text": material.train.fingerprint, "tokenizer": material.tokenizer.fingerprint},
+        identity=identity,
         microbatch=o.microbatch,
         clip=o.clip,
         precision=o.precision,
@@ -185,6 +241,16 @@ def documents(
     return lambda: part(False), lambda: _limited(part(True), data.validation_limit)
 
 
+def was_held_out(recipe: Recipe, docs: Iterable[Document]) -> bool:
+    """Whether documents are what the run in `run.folder` was validated on, as far as its newest checkpoint says."""
+    newest = checkpoint.newest(recipe.run.folder)
+    if newest is None:
+        return True
+    record = json.loads((newest / checkpoint.RECORD).read_text(encoding="utf-8"))
+    fingerprint = record["identity"].get(HELD_OUT)
+    return fingerprint is None or Corpus.encode(docs, tokens.load(newest)).fingerprint == fingerprint
+
+
 def scorer(material: Material, recipe: Recipe) -> Callable[[torch.nn.Module], dict[str, float]]:
     """The validation of a run: loss, perplexity and bits per byte, each document alone, by the rolling rule."""
     corpus = material.validation
@@ -212,23 +278,24 @@ def with_vocabulary(recipe: Recipe, tokenizer: Tokenizer) -> Recipe:
     return recipe
 
 
-def _same_run(recipe: Recipe, folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"train: run.folder '{folder}' is a file; name a folder")
+def _same_run(recipe: Recipe, folder: Path, remedy: str) -> None:
     if not (folder / recipes.FILE).exists():
-        if folder.exists() and checkpoint.newest(folder):
+        if checkpoint.newest(folder):
             raise ValueError(f"train: '{folder}' has checkpoints but no {recipes.FILE}; name another run.folder")
         return
+    if not checkpoint.newest(folder) and not (folder / checkpoint.BEST).exists():
+        return  # a start that came to nothing: this recipe takes its place
     odd = recipes.differences(recipes.read(str(folder)), recipe)
     if odd:
         raise ValueError(
             f"train: the run in '{folder}' has another recipe: {'; '.join(odd)}. Only [run] may change when a run "
-            "goes on; name another run.folder for a new run"
+            f"goes on; {remedy}"
         )
 
 
 def _tokenizer(recipe: Recipe, folder: Path, training: Callable[[], Iterator[Document]]) -> Tokenizer:
-    if (folder / tokens.FILE).exists():
+    # Without a checkpoint it may be what another recipe left.
+    if (folder / tokens.FILE).exists() and checkpoint.newest(folder):
         return tokens.load(folder)
     kind = recipe.data.tokenizer
     if kind == "bytes":

@@ -198,7 +198,7 @@ def plan(docs: Iterable[Document], fraction: float, seed: int = 0, *, say: Calla
         docs: name and text of each document.
         fraction: the share of the characters that goes to validation, 0 (nothing) to 0.5.
         seed: another number, another choice.
-        say: told in a sentence when one document has to be cut in two.
+        say: told in a sentence when one document has to be cut in two, or is more than was asked for.
     Raises:
         ValueError: the fraction is out of range, or there is nothing that could be split.
     """
@@ -216,7 +216,8 @@ def plan(docs: Iterable[Document], fraction: float, seed: int = 0, *, say: Calla
     if goal == 0:
         return Plan(frozenset())
     chosen, taken = set(), 0
-    for digest in sorted(sizes, key=lambda digest: hashlib.sha256(b"%d " % seed + digest).digest()):
+    order = sorted(sizes, key=lambda digest: hashlib.sha256(b"%d " % seed + digest).digest())
+    for digest in order:
         if taken < goal and taken + sizes[digest] <= 1.5 * goal:
             chosen.add(digest)
             taken += sizes[digest]
@@ -225,6 +226,14 @@ def plan(docs: Iterable[Document], fraction: float, seed: int = 0, *, say: Calla
     name, text = largest
     at = text.rfind("\n", 1, max(1, len(text) - round(min(goal, len(text) / 2)))) + 1
     if not text[:at].strip() or not text[at:].strip():
+        if len(sizes) > 1:
+            nearest = min(order, key=lambda digest: abs(sizes[digest] - goal))
+            if say:
+                say(
+                    f"no document is short enough for {fraction:.2g} of the text, and the longest has no line border "
+                    f"to cut it at: a whole one validates, {sizes[nearest] / total:.2g} of the text"
+                )
+            return Plan(frozenset([nearest]))
         raise ValueError(
             f"data: '{name}' has no line border to split it at for validation; give validation text of its own, "
             "or a validation fraction of 0"
@@ -241,7 +250,8 @@ def split(
 
     The choice depends on the seed and on the documents' contents, not on their names or order: documents in the order
     of a keyed hash, as many as come to `fraction` of all characters. Where they are too few or too large for that (one
-    file), the last lines of the largest document validate, and `say` is told. Arguments and errors as in `plan`.
+    file), the last lines of the largest document validate, or if it has one line only the whole document whose size is
+    nearest, and `say` is told. Arguments and errors as in `plan`.
     """
     docs = list(docs)
     decided = plan(docs, fraction, seed, say=say)

@@ -117,6 +117,9 @@ def train(
     for name, value in {"steps": steps, "log_every": log_every, "keep": keep}.items():
         if value < 1:
             raise ValueError(f"train: {name}={value}; it should be at least 1")
+    for name, value in {"microbatch": microbatch, "clip": clip, "seed": seed}.items():
+        if not value >= 0:
+            raise ValueError(f"train: {name}={value}; it should be 0 or more")
     if precision not in PRECISIONS:
         raise ValueError(f"train: there is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}")
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -201,10 +204,11 @@ class _Run:
             return
         saved = checkpoint.load(newest)
         record = saved.record
-        if record["identity"] != self.identity:
-            odd = ", ".join(sorted(k for k in self.identity if record["identity"].get(k) != self.identity[k]))
+        # What the checkpoint does not name was not yet compared when it was written.
+        odd = sorted(key for key, value in record["identity"].items() if self.identity.get(key) != value)
+        if odd:
             raise ValueError(
-                f"train: the run in '{self.folder}' was started with another {odd or 'set-up'}; "
+                f"train: the run in '{self.folder}' was started with another {', '.join(odd)}; "
                 "use another folder for this one, or put back what has changed"
             )
         checkpoint.load_model(newest, self.model)

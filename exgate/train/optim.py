@@ -23,7 +23,7 @@ def adamw(
         groups: each with its parameters and its own weight_decay; empty ones are left out.
         lr: peak learning rate; the loop multiplies it by a schedule.
     Raises:
-        ValueError: a rate, beta or eps is out of range, or there is nothing to train.
+        ValueError: a rate, beta, eps or weight decay is out of range, or there is nothing to train.
     """
     groups = [group for group in groups if group["params"]]
     if not groups:
@@ -32,6 +32,9 @@ def adamw(
         raise ValueError(f"optim: lr={lr}; the learning rate should be a positive number")
     if not all(0 <= beta < 1 for beta in betas) or len(betas) != 2 or eps <= 0:
         raise ValueError(f"optim: betas={betas} should be two numbers in [0, 1), and eps={eps} positive")
+    for decay in (group.get("weight_decay", 0.0) for group in groups):
+        if not (math.isfinite(decay) and decay >= 0):
+            raise ValueError(f"optim: weight_decay={decay}; it should be 0 or more")
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
 
 
@@ -55,9 +58,12 @@ def schedule(
     """
     if name not in SCHEDULES:
         raise ValueError(f"optim: there is no schedule '{name}'; choose one of {', '.join(SCHEDULES)}")
-    if steps < 1 or not 0 <= warmup <= steps:
+    if steps < 1:
+        raise ValueError(f"optim: steps={steps}; a run should have at least 1")
+    if not 0 <= warmup <= steps:
         raise ValueError(
-            f"optim: {warmup} steps of warm-up in a run of {steps}; it should be 0 to {steps}, and steps >= 1"
+            f"optim: {warmup} steps of warm-up in a run of {steps}; give a warm-up of 0 to {steps} "
+            "(in `exgate train`: --optim.warmup)"
         )
     if not 0 <= min_ratio <= 1 or not 0 <= decay <= 1:
         raise ValueError(f"optim: min_ratio={min_ratio} and decay={decay} should both be between 0 and 1")

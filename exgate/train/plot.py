@@ -1,5 +1,6 @@
 """Pictures: the loss of a run over the tokens that it has read, and where a decoder looked."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ def draw(
     every = [row for rows in runs.values() for row in rows if "loss" in row]
     unit = unit or ("bits_per_byte" if every and all("bits_per_byte" in row for row in every) else "loss")
     axes = figure.add_subplot()
-    tops = []
+    tops, labels = [], []
     for number, (name, rows) in enumerate(runs.items()):
         colour = COLOURS[number % len(COLOURS)]
         train = [(row["tokens"], row[unit]) for row in rows if unit in row]
@@ -41,11 +42,11 @@ def draw(
             x, y = [point[0] for point in held_out], [point[1] for point in held_out]
             points = {"color": colour, "markersize": 5, "markeredgecolor": "white", "linewidth": 0.8}
             axes.plot(x, y, "o--", label=f"{name}, validation", **points)
-            place = {"xytext": (6, 6), "textcoords": "offset points", "color": colour, "fontsize": 9}
-            axes.annotate(f"{y[-1]:.3f}", (x[-1], y[-1]), **place)
+            labels.append((y[-1], x[-1], colour))
     if tops:
         # The first steps are far above the rest; without a limit they would flatten all that matters.
         axes.set_ylim(top=1.05 * max(tops))
+    _label(axes, labels)
     axes.set_xlabel("tokens read")
     axes.set_ylabel("bits per byte" if unit == "bits_per_byte" else "loss (nats per token)")
     axes.xaxis.set_major_formatter(lambda value, _: human(value))
@@ -55,6 +56,17 @@ def draw(
         axes.legend(frameon=False)
     axes.set_title(title, loc="left", fontsize=11)
     return save(figure, path)
+
+
+def _label(axes: Any, labels: Sequence[tuple[float, float, str]]) -> None:
+    """Writes each value (y, x, colour) beside its point, above the label of the next lower one."""
+    low, high = axes.get_ylim()
+    points = 72 * axes.figure.get_figheight() * axes.get_position().height / (high - low)  # of paper, per unit
+    last = -math.inf
+    for y, x, colour in sorted(labels):
+        last = max(y * points + 6, last + 12)
+        place = {"xytext": (6, last - y * points), "textcoords": "offset points", "color": colour, "fontsize": 9}
+        axes.annotate(f"{y:.3f}", (x, y), **place)
 
 
 def draw_attention(

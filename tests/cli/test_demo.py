@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from exgate.cli import demo, recipe
+from exgate.cli import demo, recipe, train
 from exgate.data.text import documents, split
 from exgate.models import io
 
@@ -42,7 +44,7 @@ def test_demo_from_end_to_end(small: Path, capsys: pytest.CaptureFixture[str]):
         assert words in out
     assert (small / "runs" / "demo.png").stat().st_size > 1000
     assert (small / "runs" / "tiny-lstm" / "metrics.jsonl").exists()
-    assert "exgate generate" in out
+    assert f"Next:\n  {train.program()} generate" in out
 
 
 def test_a_finished_demo_is_shown_again(small: Path, capsys: pytest.CaptureFixture[str]):
@@ -53,6 +55,23 @@ def test_a_finished_demo_is_shown_again(small: Path, capsys: pytest.CaptureFixtu
     after = _table(capsys.readouterr().out)
     assert before == after
     assert (small / "runs" / "tiny-lstm" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_demo_of_other_steps_says_what_to_do(small: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    real = train.Windows.__next__
+
+    def interrupting(self):
+        if self.position["index"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self)
+
+    monkeypatch.setattr(train.Windows, "__next__", interrupting)
+    assert demo.main(["--folder", "dm", "--steps", "9"]) == 130
+    assert f"Go on with: {train.program()} demo --folder dm --steps 9\n" in capsys.readouterr().out
+    with pytest.raises(
+        ValueError, match=r"steps was 9 and is now 12.*; give the same --steps as before, or another --fol"
+    ):
+        demo.main(["--folder", "dm"])
 
 
 def test_steps_and_folder_override_the_recipes():

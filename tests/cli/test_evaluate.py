@@ -87,14 +87,16 @@ def test_what_json_cannot_say_is_null(folder, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"t.txt", "n.json"}
 
 
-def test_the_text_that_a_run_set_aside(tmp_path, capsys):
+@pytest.mark.parametrize("stateful", [False, True])
+def test_the_text_that_a_run_set_aside(stateful, tmp_path, capsys):
     """Without --data the numbers are those that training wrote for its best model."""
     sources = [f"document {n}: " + f"{n % 7} and {n % 5} make so many. " * 20 for n in range(20)]
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in sources))
     run, file = tmp_path / "run", tmp_path / "scores.json"
+    how = f"window = 32, batch = 4, stateful = {str(stateful).lower()}"
     (tmp_path / "recipe.toml").write_text(f"""
         model = {{name = "xlstm", dim = 16, blocks = 1, heads = 2}}
-        data = {{sources = ["{tmp_path / "text.jsonl"}"], validation_fraction = 0.2, window = 32, batch = 4}}
+        data = {{sources = ["{tmp_path / "text.jsonl"}"], validation_fraction = 0.2, {how}}}
         optim = {{steps = 4, warmup = 1, lr = 1e-2}}
         run = {{folder = "{run}", picture = false}}
     """)
@@ -102,13 +104,24 @@ def test_the_text_that_a_run_set_aside(tmp_path, capsys):
     capsys.readouterr()
     assert evaluate(run, "--json", file) == 0
     numbers = json.loads(file.read_text())
-    assert numbers["window"] == 32
+    assert (numbers["window"], numbers["stateful"]) == (None if stateful else 32, stateful)
+    assert ("state carried through" if stateful else "windows of 32") in capsys.readouterr().out
     assert list(numbers["sources"]) == ["validation text of the run"]
     best = json.loads((run / "best" / "score.json").read_text())
-    assert f"{numbers['total']['loss']:.4f}" in {f"{value:.4f}" for value in best.values() if isinstance(value, float)}
+    assert numbers["total"]["loss"] == pytest.approx(best["validation_loss"], rel=1e-5)
     # The best model's own folder belongs to the run, too.
     assert evaluate(run / "best", "--json", file) == 0
     assert json.loads(file.read_text())["total"] == numbers["total"]
+    # A window that is given is one, and other text is read as it is asked for.
+    for words in (["--window", 32], ["--data", tmp_path / "text.jsonl"]):
+        assert evaluate(run, "--json", file, *words) == 0
+        assert json.loads(file.read_text())["stateful"] is False
+    # Once the sources have changed, what would be set aside now may have been trained on.
+    with open(tmp_path / "text.jsonl", "a") as stream:
+        stream.write("".join(json.dumps({"text": f"more, {n}. " * 60}) + "\n" for n in range(20)))
+    capsys.readouterr()
+    assert evaluate(run) == 2
+    assert f"({tmp_path / 'text.jsonl'}) has changed since it was trained" in capsys.readouterr().err
 
 
 def test_the_help_has_an_example(capsys):

@@ -48,14 +48,38 @@ def test_file_and_flags(file):
 def test_model_name_from_a_flag(tmp_path):
     (tmp_path / "a.toml").write_text('[model]\nname = "xlstm"\ndim = 8\n')
     for flags in (["--model.name", "lstm", "--model.layers", "3"], ["--model.name=lstm", "--model.layers=3"]):
-        with pytest.raises(ValueError, match="no value for layers"):
-            recipe.read(str(tmp_path / "a.toml"), flags)
+        model = recipe.read(str(tmp_path / "a.toml"), flags).model
+        assert (io.name(model), model.dim, model.layers) == ("lstm", 8, 3)
     (tmp_path / "a.toml").write_text('[model]\nname = "lstm"\ndim = 8\nlayers = 1\n')
     assert recipe.read(str(tmp_path / "a.toml"), ["--model.hidden", "6", "--model.residual", "False"]).model.hidden == 6
     with pytest.raises(ValueError, match="Did you mean 'lstm'"):
         recipe.read(str(tmp_path / "a.toml"), ["--model.name", "lstn"])
     with pytest.raises(ValueError, match=r"--model.name needs a value, one of .*xlstm"):
         recipe.read(str(tmp_path / "a.toml"), ["--model.name"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "llama --model.heads 4",
+        "mamba",
+        "rwkv4",
+        "xlstm_7b --model.heads 4 --model.qk_dim 64 --model.v_dim 128 --model.ffn_dim 256",
+        "lstm --model.layers 2",
+    ],
+)
+def test_another_model_in_a_recipe(words):
+    name, *flags = words.split()
+    one = recipe.read("small", ["--model.name", name, *flags])
+    small = recipe.read("small")
+    assert (io.name(one.model), one.model.dim, one.data, one.optim) == (name, 128, small.data, small.optim)
+    assert getattr(one.model, "blocks", 4) == 4
+    assert io.build(dataclasses.replace(one.model, vocab_size=257), device="meta").num_parameters() > 0
+    if flags:
+        with pytest.raises(ValueError, match=f"{name} needs more than .* add .*{flags[-2]} VALUE"):
+            recipe.read("small", ["--model.name", name])
+        with pytest.raises(ValueError, match=f"{flags[-2][8:]} is 'x', but should be of type int"):
+            recipe.read("small", ["--model.name", name, *flags[:-1], "x"])
 
 
 @pytest.mark.parametrize(

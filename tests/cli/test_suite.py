@@ -27,7 +27,7 @@ def test_help_has_them_all(capsys):
         assert f"\n│   {name} " in shown or f"\n  {name} " in shown, name
         with pytest.raises(SystemExit):
             main(["evaluate", name, "--help"])
-        assert f"exgate evaluate {name}" in capsys.readouterr().out
+        assert f"usage: exgate evaluate {name} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [name for name in SUITES if name not in OWN])
@@ -35,7 +35,9 @@ def test_smoke(name, tmp_path, capsys):
     words = [] if name == "gradient" else ["--models", "lstm,xlstm[0:1]-no-conv"]
     assert evaluate(name, "--preset", "smoke", "--out", tmp_path, *words) == 0
     shown = capsys.readouterr()
-    assert shown.err == "", "no progress bar where nobody looks"
+    lines = shown.err.splitlines()
+    assert all(line.startswith("runs (of ") for line in lines), "no progress bar where nobody looks"
+    assert len(lines) == (tmp_path / "runs.jsonl").read_text().count("\n") if words else not lines
     assert json.loads((tmp_path / "results.json").read_text())
     assert (tmp_path / "picture.png").is_file() == figure.available()
     assert "results.json" in shown.out
@@ -65,13 +67,19 @@ def test_a_second_call_computes_nothing(tmp_path, capsys, monkeypatch):
     words = ["formal", "--preset", "smoke", "--problems", "parity", "--models", "lstm", "--rates", "1e-2,1e-3",
              "--seeds", 2, "--steps", 2, "--out", tmp_path]  # fmt: skip
     assert evaluate(*words) == 0
-    first, shown = (tmp_path / "results.json").read_text(), capsys.readouterr().out
+    first, (shown, lines) = (tmp_path / "results.json").read_text(), capsys.readouterr()
+    rate = json.loads(first)["problems"]["parity"]["lstm"]["rate"]
+    assert lines.splitlines() == [
+        "runs (of 3 in all): 1/2, parity, lstm, rate 0.01, seed 0",
+        "runs (of 3 in all): 2/2, parity, lstm, rate 0.001, seed 0",
+        f"runs (of 3 in all): 1/1, parity, lstm, rate {rate}, seed 1",
+    ]
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 3
     assert (tmp_path / "table.md").read_text().startswith("| model | parity, 20-30 |\n| --- | ---: |\n| lstm | ")
     monkeypatch.setattr(trial, "run", lambda configuration, make: pytest.fail("computed again"))
     assert evaluate(*words) == 0
     assert (tmp_path / "results.json").read_text() == first
-    assert capsys.readouterr().out == shown
+    assert capsys.readouterr() == (shown, "")
     entry = json.loads(first)["problems"]["parity"]["lstm"]
     assert set(entry["validation"]) == {"0.01", "0.001"}
     assert entry["seconds"] > 0
@@ -215,7 +223,8 @@ def test_no_more_processes_than_memory_has_room_for(tmp_path, monkeypatch, capsy
         suite.MEMORY.write_text(f"MemTotal: 99999999 kB\nMemFree: 0 kB\nMemAvailable: {kilobytes} kB\n")
         assert evaluate(*words) == 0
         room = max(1, free)
-        assert capsys.readouterr().err == f"{room} of 9 processes: there is memory for {room} runs at a time.\n"
+        said = capsys.readouterr().err.splitlines()
+        assert said[0] == f"{room} of 9 processes: there is memory for {room} runs at a time."
     suite.MEMORY.unlink()  # as where there is none
     assert evaluate(*words) == 0
     assert asked == [1, 1, 5, 5, 9, 9]

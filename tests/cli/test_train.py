@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io as streams
 import json
 import os
+import shutil
 import signal
 import sys
 import types
@@ -61,11 +63,10 @@ def test_a_run_from_beginning_to_end(here, capsys):
     assert f"lstm: {exgate.load(here / 'run' / 'best').num_parameters():,} parameters on cpu, in {here / 'run'}" in out
     assert "training: " in out
     assert "step 2/4  loss " in out
-    assert "Next: exgate generate" in out
+    assert f"Next: {command.program()} generate" in out
     run = here / "run"
-    assert {"recipe.toml", "metrics.jsonl", "timing.jsonl", "tokenizer.json", "best", "checkpoints"} == set(
-        os.listdir(run)
-    )
+    kept = {"recipe.toml", "metrics.jsonl", "timing.jsonl", "tokenizer.json", "best", "checkpoints"}
+    assert set(os.listdir(run)) - {command.LOCK} == kept
     assert recipe.read(str(run)).model.vocab_size == 257
     model = exgate.load(checkpoint.model_folder(run))
     assert model.config.dim == 8
@@ -91,6 +92,68 @@ def test_going_on_with_another_recipe(here, capsys):
     assert "was started with another text" in capsys.readouterr().err
 
 
+def test_going_on_with_other_validation_text(here, capsys):
+    (here / "held-out.txt").write_text("Some text of its own.\n" * 9)
+    flags = ["--data.validation", str(here / "held-out.txt")]
+    assert go(here, *flags) == 0
+    (here / "held-out.txt").write_text("Another text.\n" * 9)
+    assert go(here, *flags) == 2
+    assert "was started with another validation text;" in capsys.readouterr().err
+
+
+def test_a_start_that_came_to_nothing_is_replaced(here, capsys):
+    assert go(here, "--optim.precision", "half") == 2
+    assert go(here, "--optim.lr", "1e30", "--run.evaluate_every", "0", "--run.log_every", "1") == 2
+    assert "there is no checkpoint yet. A lower learning rate" in capsys.readouterr().err
+    assert log.rows(here / "run")
+    assert go(here, "--run.checkpoint_every", "0") == 0
+    assert recipe.read(str(here / "run")).optim == recipe.read(str(here / "tiny.toml")).optim
+    assert [row["step"] for row in log.rows(here / "run")] == [2, 2, 4, 4]
+    # A model is not lost to a slip, even without a checkpoint.
+    shutil.rmtree(here / "run" / "checkpoints")
+    assert go(here, "--optim.lr", "0.5") == 2
+    assert "has another recipe: optim.lr was 0.001 and is now 0.5" in capsys.readouterr().err
+
+
+def test_a_start_that_came_to_nothing_leaves_no_tokenizer(here):
+    pytest.importorskip("tokenizers", reason="the package 'tokenizers' (extra 'text') is not installed")
+    assert go(here, "--data.tokenizer", "bpe", "--data.bpe_size", "280", "--optim.precision", "half") == 2
+    assert tokens.load(here / "run").vocab_size == 280
+    assert go(here) == 0
+    assert recipe.read(str(here / "run")).model.vocab_size == tokens.load(here / "run").vocab_size == 257
+
+
+def test_one_process_at_a_time(here, capsys, monkeypatch):
+    fcntl = pytest.importorskip("fcntl", reason="this system has no such locks")
+    with command._alone(here / "run"):
+        assert go(here) == 2
+    err = capsys.readouterr().err
+    assert f"another process is training in '{here / 'run'}'; wait for its end" in err
+    assert err.count("\n") == 1
+    assert not (here / "run" / "recipe.toml").exists()
+
+    def unable(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", unable)
+        assert go(here) == 0
+    assert go(here) == 0
+
+
+def test_what_to_type(here, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(here / "an environment" / "bin" / "python"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert command.program() == "exgate", "there is nothing better"
+    (here / "an environment" / "bin").mkdir(parents=True)
+    (here / "an environment" / "bin" / "exgate").touch()
+    assert command.program() == f"'{here}/an environment/bin/exgate'"
+    monkeypatch.chdir(here)
+    assert command.program() == "'an environment/bin/exgate'"
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert command.program() == "exgate"
+
+
 def test_damaged_checkpoint(here, capsys):
     assert go(here, "--optim.steps", "4") == 0
     file = here / "run" / "checkpoints" / "step-00000004" / "training.safetensors"
@@ -113,7 +176,8 @@ def test_stopped_by_a_signal(here, capsys, monkeypatch):
 
     monkeypatch.setattr(command.Windows, "__next__", interrupting)
     assert go(here) == 130
-    assert "Stopped at step 2 of 4 by Ctrl-C; everything is saved. Go on with: exgate train" in capsys.readouterr().out
+    again = f"Go on with: {command.program()} train"
+    assert f"Stopped at step 2 of 4 by Ctrl-C; everything is saved. {again}" in capsys.readouterr().out
     monkeypatch.setattr(command.Windows, "__next__", real)
     assert go(here) == 0
 
@@ -179,6 +243,9 @@ def test_standard_input(here, monkeypatch):
         (["--model.vocab_size", "50304"], "wrong tokenizer: it has 257 tokens, but the model's vocabulary has 50304"),
         (["--optim.schedule", "cosin"], "no schedule 'cosin'; choose one of cosine"),
         (["--optim.precision", "half"], "no precision 'half'"),
+        (["--optim.microbatch", "-1"], "microbatch=-1; it should be 0 or more"),
+        (["--optim.seed", "-1"], "seed=-1; it should be 0 or more"),
+        (["--optim.weight_decay", "-0.1"], "weight_decay=-0.1; it should be 0 or more"),
         (["--run.device", "cuda:99"], "the device 'cuda:99' cannot be used here"),
         (["--run.device", "gpu"], "the device 'gpu' cannot be used here"),
         (["--run.folder", "{here}/empty.txt"], "'{here}/empty.txt' is a file; name a folder"),
@@ -208,6 +275,12 @@ def test_no_recipe_is_the_small_one(monkeypatch, tmp_path):
     small = recipe.read("small")
     assert seen[0] == small
     assert seen[1] == dataclasses.replace(small, optim=dataclasses.replace(small.optim, steps=7))
+
+
+def test_help_names_the_flag_of_another_model(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "--model.name takes another model" in capsys.readouterr().out
 
 
 def test_score_is_of_the_whole_validation_text(here):

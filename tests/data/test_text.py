@@ -189,6 +189,16 @@ def test_split_of_one_document_is_at_a_line_border():
     assert len(validation) == 1
 
 
+def test_split_of_few_lines_is_one_of_them():
+    lines = [(f"line {i}", chr(97 + i) * (100 + i)) for i in range(12)]
+    told = []
+    train, validation = text.split(lines, 0.05, say=told.append)
+    assert validation == lines[:1], "the one of the size that is nearest"
+    assert train == lines[1:]
+    assert "a whole one validates, 0.079 of the text" in told[0]
+    assert text.split(lines[:2], 0.05) == (lines[1:2], lines[:1])
+
+
 def test_split_that_cannot_be():
     with pytest.raises(ValueError, match=r"'line' has no line border"):
         text.split([("line", "just one line")], 0.1)

@@ -251,12 +251,18 @@ def test_going_on_with_something_else(tmp_path):
     go(tmp_path, steps=2, identity={"text": "a", "tokenizer": "t"})
     with pytest.raises(ValueError, match="started with another text;"):
         go(tmp_path, steps=4, identity={"text": "b", "tokenizer": "t"})
+    with pytest.raises(ValueError, match="started with another text, tokenizer;"):
+        go(tmp_path, steps=4)
+    go(tmp_path, steps=3, identity={"text": "a", "tokenizer": "t", "new": "not known to the checkpoint"})
     go(tmp_path / "s", steps=2, stateful=True, microbatch=2)
     with pytest.raises(ValueError, match="in 2 microbatches, but this run makes 4"):
         go(tmp_path / "s", steps=4, stateful=True, microbatch=1)
 
 
 def test_options_that_make_no_sense(tmp_path):
+    for name, value in (("microbatch", -1), ("clip", -1.0), ("clip", float("nan")), ("seed", -1)):
+        with pytest.raises(ValueError, match=f"train: {name}={value}; it should be 0 or more"):
+            go(tmp_path, **{name: value})
     with pytest.raises(ValueError, match="no precision 'fp8'; choose one of float32, bfloat16"):
         go(tmp_path, precision="fp8")
     with pytest.raises(ValueError, match="log_every=0"):
@@ -365,4 +371,4 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path, instruction_set):
         tensors = [load_file(run / "checkpoints" / "step-00000011" / checkpoint.TENSORS) for run in (whole, cut)]
         assert tensors[0].keys() == tensors[1].keys()
         assert [k for k in tensors[0] if not torch.equal(tensors[0][k], tensors[1][k])] in ([], ["random.python"])
-        assert not [p.name for p in [*cut.glob(".*"), *cut.glob("checkpoints/.*")]]
+        assert not [p.name for p in [*cut.glob(".[!l]*"), *cut.glob("checkpoints/.*")]], "but .lock"

@@ -48,8 +48,12 @@ def test_short_falls_and_steps_after_the_end():
     "name, options, words",
     [
         ("cosin", {"steps": 5}, "no schedule 'cosin'; choose one of cosine, linear, constant, wsd"),
-        ("cosine", {"steps": 5, "warmup": 6}, "6 steps of warm-up in a run of 5"),
-        ("cosine", {"steps": 0}, "in a run of 0"),
+        (
+            "cosine",
+            {"steps": 5, "warmup": 6},
+            "6 steps of warm-up in a run of 5; give a warm-up of 0 to 5 .*--optim.warmup",
+        ),
+        ("cosine", {"steps": -3, "warmup": 50}, "steps=-3; a run should have at least 1"),
         ("cosine", {"steps": 5, "min_ratio": 2.0}, "min_ratio=2.0"),
         ("wsd", {"steps": 10, "warmup": 8, "decay": 0.5}, "8 steps of warm-up and 5 of decay"),
     ],
@@ -76,6 +80,9 @@ def test_adamw_groups():
         optim.adamw(groups, lr=-1)
     with pytest.raises(ValueError, match="betas="):
         optim.adamw(groups, lr=1, betas=(0.9, 1.0))
+    for decay in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"weight_decay={decay}; it should be 0 or more"):
+            optim.adamw([{"params": [model.weight], "weight_decay": decay}], lr=1)
     with pytest.raises(ValueError, match="no parameters"):
         optim.adamw([{"params": []}], lr=1)
 

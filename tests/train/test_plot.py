@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import pytest
@@ -36,6 +37,25 @@ def test_draw_shows_what_it_is_given(tmp_path, monkeypatch):
     assert len(smooth.get_ydata()) == 39
     assert (held_out.get_xdata()[0], held_out.get_ydata()[0]) == (39000, 0.3)
     assert [text.get_text() for text in bits.get_legend().get_texts()] == ["one, training", "one, validation"]
+
+
+def test_labels_do_not_cover_each_other(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the package 'matplotlib' (extra 'plot') is not installed")
+    from matplotlib.figure import Figure
+
+    boxes = []
+
+    def look(figure, file, **_):
+        figure.draw_without_rendering()
+        boxes.extend(text.get_window_extent() for text in figure.axes[0].texts)
+        file.write_bytes(b"")
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    others = [[*ROWS[:-1], ROWS[-1] | {"validation_bits_per_byte": value}] for value in (0.36, 0.31, 2.0)]
+    plot.draw(dict(zip("abcd", [ROWS, *others], strict=True)), tmp_path / "loss.png")
+    assert len(boxes) == 4
+    boxes.sort(key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes))
 
 
 def test_draw_attention(tmp_path):
