@@ -28,9 +28,9 @@ options. (A run whose folder is called like a suite is ./NAME.) The suites:
   timing          spikes at exact times, with and without peepholes (2002)
 
 A source is a file, a folder, a glob, - for standard input, hf:NAME, or python-manual; without --data it is the text
-that the run set aside for validation, scored as the run did. Each document is scored alone, in windows that do not overlap; the last one is
-filled up with earlier tokens, of which only the new ones count. With --stateful the state is carried from a document's
-first token to its last instead, as only recurrent models can.
+that the run set aside for validation, scored as the run did. Each document is scored alone, in windows that do not
+overlap; the last one is filled up with earlier tokens, of which only the new ones count. With --stateful the state is
+carried from a document's first token to its last instead, as only recurrent models can.
 """
 
 from array import array
