@@ -35,14 +35,15 @@ class Tiles:
     def warps(self, backward: bool = False) -> int:
         """A warp for 16 of the rows that a product has: units if a head is one program, units of all gates if not.
 
-        Where a slice has long rows of weights all at hand, 8 at the least, and 16 backward for the longest, which has
-        them in more parts, that they spill nothing.
+        Where a slice has long rows of weights all at hand, 8 at the least, but 4 backward for the longest of a large
+        tile, which are in several parts: so they spill nothing.
         """
         if self.slices == 1:
             return self.tile // 16
         whole = self.block >= max(256, self.slices * self.tile)
-        least = 16 if backward and self.block >= 512 and self.tile > 16 else 8
-        return max(self.tile // 4, least if whole else 1)
+        if backward and whole and self.block >= 512 and self.tile > 16:
+            return 4
+        return max(self.tile // 4, 8 if whole else 1)
 
 
 def tiles(batch: int, heads: int, size: int, number: int, device: gpu.Target) -> Tiles:
