@@ -213,8 +213,8 @@ def errors(truth: np.ndarray, answer: np.ndarray) -> dict[str, list[float]]:
 
 
 def sensors(options: argparse.Namespace, console: Console) -> None:
-    """The first command."""
-    data = read_sensors(options.files[0], options.files[1], options.start)
+    """Speeds of many sensors for the next hour."""
+    data = read_sensors(options.speeds, options.graph, options.start)
     steps, started = options.steps or 1000, time.monotonic()
     truth = np.lib.stride_tricks.sliding_window_view(data.speeds, HOUR, 0)[data.moments]
     console.print(
@@ -329,8 +329,8 @@ def measured(tested: Frame, off: np.ndarray) -> dict[str, Any]:
 
 
 def road(options: argparse.Namespace, console: Console) -> None:
-    """The second command."""
-    frame, notes = read_road(options.files[0])
+    """The volume of one road for the next day."""
+    frame, notes = read_road(options.volume)
     steps, back, started = options.steps or 400, options.days, time.monotonic()
     for note in notes:
         console.print(f"- {note}")
@@ -366,9 +366,10 @@ def road(options: argparse.Namespace, console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for run, count, names in ((sensors, 2, ("SPEEDS", "GRAPH")), (road, 1, ("VOLUME",))):
+    for run, names in ((sensors, ("speeds", "graph")), (road, ("volume",))):
         command = commands.add_parser(run.__name__, help=run.__doc__)
-        command.add_argument("files", nargs=count, type=Path, metavar=names if count > 1 else names[0])
+        for name in names:
+            command.add_argument(name, type=Path, metavar=name.upper())
         command.add_argument("--seeds", type=int, default=3, help="runs, the mean of which is said")
         command.add_argument("--steps", type=int, help="of training at most")
         command.add_argument("--out", type=Path, default=Path("runs", "traffic"), help="where numbers and picture go")

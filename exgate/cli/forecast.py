@@ -15,8 +15,11 @@ forecast.csv, forecast.png and the forecaster itself (forecaster/) are written t
 
 from __future__ import annotations
 
+import gzip
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import tyro
@@ -27,11 +30,13 @@ from tyro.conf import Positional, UseAppendAction, arg
 from exgate import figure, files
 from exgate.cli.table import progress
 from exgate.forecast import Forecaster
-from exgate.forecast.frame import Columns, Frame, checked, needed, panel, some
+from exgate.forecast.forecaster import QUANTILES
+from exgate.forecast.frame import Column, Columns, Frame, checked, needed, panel, some
 
 TIMES = ("ds", "date", "datetime", "time", "timestamp", "day", "month", "year", "hour", "week")
 TARGETS = ("y", "target", "value")
 ALL = "all"
+SEPARATORS = ",;\t|"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class Arguments:
     """What lies between two steps, as pandas has it: h, 15min, D, W-SUN, MS, ..."""
     season: Annotated[int | None, arg(metavar="STEPS")] = None
     """Steps of a season, for the forecasts that ours are measured against."""
-    level: Annotated[UseAppendAction[tuple[int, ...]], arg(metavar="PERCENT")] = ()
+    level: Annotated[UseAppendAction[tuple[float, ...]], arg(metavar="PERCENT")] = ()
     """An interval that holds so many percent; may be given several times. 80 and 95 if none is."""
     test_windows: Annotated[int, arg(metavar="N")] = 3
     """Windows of the past to test on; 0: none."""
@@ -69,10 +74,9 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Runs `exgate forecast` and returns its exit status."""
     arguments = tyro.cli(Arguments, prog="exgate forecast", description=__doc__, args=argv)
-    if arguments.horizon is not None and arguments.horizon < 1:
-        raise ValueError(f"exgate: --horizon is {arguments.horizon}; it should be at least 1.")
+    _check(arguments)
     console = Console(highlight=False)
-    df, said = _example() if arguments.file is None else _long(read(arguments.file), arguments)
+    df, said, label = _example() if arguments.file is None else _long(read(arguments.file), arguments)
     df = checked(df, Columns())
     data = panel(df, Columns(), arguments.freq)
     season = seasonal(data.freq) if arguments.season is None else arguments.season
@@ -89,21 +93,48 @@ def main(argv: list[str]) -> int:
             f"exgate: with steps of {steps} most times are missing. Say what lies between two steps (--freq), or which "
             "column has the times (--time); days and months are told apart in 2024-01-31."
         )
-    levels = sorted(set(arguments.level or (80, 95)))
+    levels = _levels(arguments)
     ours = _forecaster(arguments, horizon, data.freq)
+    _writable(arguments.out)
     if arguments.test_windows:
         _test(console, arguments, ours, df, season, levels)
     with progress(console, "learning from everything", arguments.steps) as on_step:
         ours.fit(df, on_step=on_step)
     forecasts = ours.predict(level=levels)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     table = arguments.out / "forecast.csv"
     with files.replaced(table) as temporary:
         forecasts.to_csv(temporary, index=False)
     ours.save(arguments.out / "forecaster")
     console.print(f"forecasts: {table}")
-    figure.show(lambda path: ours.plot(df, forecasts, path), arguments.out / "forecast.png")
+    figure.show(lambda path: ours.plot(df, forecasts, path, label=label), arguments.out / "forecast.png")
     return 0
+
+
+def _check(arguments: Arguments) -> None:
+    """Say what is wrong with the arguments, before a file is read."""
+    for name, least in (("horizon", 1), ("season", 1), ("test_windows", 0), ("input_size", 1), ("steps", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(f"exgate: --{name.replace('_', '-')} is {value}; it should be at least {least}.")
+    for level in _levels(arguments):
+        if not 0 < level < 100:
+            raise ValueError(f"exgate: --level is {level:g}; it should be between 0 and 100, in percent.")
+    _forecaster(arguments, arguments.horizon or 1, None)
+
+
+def _writable(folder: Path) -> None:
+    """Make the folder, or say that nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"exgate: nothing can be written to --out {folder} ({error.strerror}). Name another folder."
+        ) from None
+
+
+def _levels(arguments: Arguments) -> list[float]:
+    return sorted(set(arguments.level or (80, 95)))
 
 
 def read(path: Path) -> Frame:
@@ -120,10 +151,17 @@ def read(path: Path) -> Frame:
         if name.endswith(".parquet"):
             return pandas.read_parquet(path)
         if name.endswith((".csv", ".csv.gz", ".txt", ".txt.gz")):
-            return pandas.read_csv(path, sep=None, engine="python")
+            return pandas.read_csv(path, sep=_separator(path), engine="python")
     except (ValueError, OSError) as error:
         raise ValueError(f"exgate: {path} could not be read: {error}") from None
     raise ValueError(f"exgate: {path.name} is of no known kind; it should end in .csv, .csv.gz or .parquet.")
+
+
+def _separator(path: Path) -> str:
+    """What is most often in the first line, of what may stand between columns."""
+    unzip: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    with unzip(path, "rt", encoding="utf-8", errors="replace") as stream:
+        return max(SEPARATORS, key=stream.readline().count)
 
 
 def seasonal(freq: Any) -> int:
@@ -138,7 +176,7 @@ def seasonal(freq: Any) -> int:
     return max(1, round(known.get(name, 1) / freq.n))
 
 
-def _example() -> tuple[Frame, str]:
+def _example() -> tuple[Frame, str, str]:
     needed()
     try:
         from statsmodels.datasets import co2
@@ -149,11 +187,11 @@ def _example() -> tuple[Frame, str]:
     data: Any = co2.load_pandas().data
     table = data.reset_index()
     table.columns = ["ds", "y"]
-    return table.assign(unique_id="CO2, ppm"), "no FILE: the weekly CO2 of Mauna Loa, 1958 to 2001"
+    return table.assign(unique_id="CO2"), "no FILE: the weekly CO2 of Mauna Loa, 1958 to 2001", "ppm"
 
 
-def _long(table: Frame, arguments: Arguments) -> tuple[Frame, str]:
-    """One row per series and time, and what the columns were taken for."""
+def _long(table: Frame, arguments: Arguments) -> tuple[Frame, str, str]:
+    """One row per series and time, what the columns were taken for, and what the values are."""
     import pandas
 
     for option in ("time", "target", "id"):
@@ -175,8 +213,18 @@ def _long(table: Frame, arguments: Arguments) -> tuple[Frame, str]:
     numbers = [
         column for column in table if column not in (time, name) and pandas.api.types.is_numeric_dtype(table[column])
     ]
+    odd = {column: _odd(table[column]) for column in table if column not in (time, name, *numbers)}
+    wanted = (arguments.target,) if arguments.target else (*TARGETS, *([] if numbers else odd))
+    wrong = next((column for column in wanted if odd.get(column)), None)
+    if wrong is not None:
+        raise ValueError(f"exgate: column {wrong!r} should have numbers alone, but it has {odd[wrong]}")
     if not numbers:
         raise ValueError(f"exgate: no column but {time!r} has numbers; the columns are {some(list(table), 20)}.")
+    if arguments.target not in (None, ALL, *numbers):
+        raise ValueError(
+            f"exgate: --target is {arguments.target!r}, which has no numbers or is taken for times or names; columns "
+            f"of numbers are {some(numbers, 20)}."
+        )
     if arguments.target == ALL:
         parts = [
             pandas.DataFrame({
@@ -185,7 +233,7 @@ def _long(table: Frame, arguments: Arguments) -> tuple[Frame, str]:
             })
             for column in numbers
         ]  # fmt: skip
-        return pandas.concat(parts, ignore_index=True), f"times: {time!r}; series: {some(numbers)}"
+        return pandas.concat(parts, ignore_index=True), f"times: {time!r}; series: {some(numbers)}", "value"
     target = arguments.target or next((column for column in TARGETS if column in numbers), numbers[-1])
     others = (
         f' (of {len(numbers)} columns of numbers; --target NAME for another, "all" for each)'
@@ -195,7 +243,22 @@ def _long(table: Frame, arguments: Arguments) -> tuple[Frame, str]:
     ids = target if name is None else table[name]
     long = pandas.DataFrame({"unique_id": ids, "ds": table[time], "y": table[target]})
     named = "" if name is None else f", series: {name!r}"
-    return long, f"times: {time!r}{named}, forecast: {target!r}{others}"
+    return long, f"times: {time!r}{named}, forecast: {target!r}{others}", str(target)
+
+
+def _odd(column: Column) -> str:
+    """The first value that keeps a column from being numbers, and where it is; "" where none of its values is one."""
+    pandas = needed()
+    points = column.astype(str).str.replace(",", ".")
+    if column.isna().all() or pandas.to_numeric(points, errors="coerce")[column.notna()].isna().all():
+        return ""
+    odd = (pandas.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy()
+    if not odd.any():
+        return ""
+    value = column.iloc[odd.argmax()]
+    comma = re.fullmatch(r"\s*[-+]?\d+,\d+\s*", str(value))
+    advice = "Write decimal points, not commas." if comma else "Mend it, or leave the cell empty: it then is missing."
+    return f"{value!r} in row {odd.argmax() + 1} below the head. {advice}"
 
 
 def _time(table: Frame) -> str:
@@ -212,7 +275,8 @@ def _time(table: Frame) -> str:
             found.append(column)
     if not found:
         raise ValueError(
-            f"exgate: no column could be read as times; the columns are {some(list(table), 20)}. Name it: --time."
+            f"exgate: no column could be read as times; the columns are {some(list(table), 20)}. Name it: --time "
+            "COLUMN. Whole numbers that count steps are times only where they are named so."
         )
     return found[0]
 
@@ -234,13 +298,18 @@ def _id(table: Frame, time: str) -> str | None:
 
 
 def _forecaster(arguments: Arguments, horizon: int, freq: Any, model: str | None = None, **options: Any) -> Forecaster:
+    low, high = QUANTILES[0], QUANTILES[-1]
+    edges = {round(0.5 + side * level / 200, 9) for level in _levels(arguments) for side in (-1, 1)}
+    quantiles = sorted({*QUANTILES, *(edge for edge in edges if not low <= edge <= high)})
     return Forecaster(
         model or arguments.model, h=horizon, freq=freq, input_size=arguments.input_size, max_steps=arguments.steps,
-        random_seed=arguments.seed, **options,
+        random_seed=arguments.seed, quantiles=quantiles, **options,
     )  # fmt: skip
 
 
-def _test(console: Console, arguments: Arguments, ours: Forecaster, df: Frame, season: int, levels: list[int]) -> None:
+def _test(
+    console: Console, arguments: Arguments, ours: Forecaster, df: Frame, season: int, levels: list[float]
+) -> None:
     """Prints the errors of the last windows, ours beside the last season and a linear forecast."""
     last = "last season" if season > 1 else "last value"
     others = [
@@ -273,7 +342,7 @@ def _test(console: Console, arguments: Arguments, ours: Forecaster, df: Frame, s
 
 def _measure(name: str) -> str:
     level = name.removeprefix("coverage_level")
-    return f"held by the {level} % interval" if level != name else {"smape": "sMAPE"}.get(name, name.upper())
+    return f"held by the {level} % interval" if level != name else {"smape": "sMAPE, 0 to 1"}.get(name, name.upper())
 
 
 def _range(counts: list[int]) -> str:

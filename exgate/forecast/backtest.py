@@ -9,7 +9,19 @@ from typing import Any
 
 from exgate import figure
 from exgate.forecast.forecaster import Forecaster
-from exgate.forecast.frame import Columns, Frame, Panel, aligned, as_pandas, is_polars, like, named, panel
+from exgate.forecast.frame import (
+    Columns,
+    Frame,
+    Panel,
+    aligned,
+    as_pandas,
+    is_polars,
+    like,
+    named,
+    panel,
+    some,
+    whole_number,
+)
 from exgate.forecast.windows import evenly
 
 
@@ -99,6 +111,7 @@ def evaluate(forecasts: Any, train_df: Any = None, *, season: int = 1, columns: 
 
     Raises:
         ImportError: utilsforecast is not installed.
+        ValueError: a column is missing, no value is known, or the season is not at least 1.
     """
     try:
         from utilsforecast import evaluation, losses
@@ -109,8 +122,18 @@ def evaluate(forecasts: Any, train_df: Any = None, *, season: int = 1, columns: 
     from functools import partial
 
     names = Columns() if columns is None else columns
-    frame = as_pandas(forecasts).dropna(subset=[names.y])
-    models = _models(frame, names)
+    frame, season = as_pandas(forecasts), whole_number("season", season)
+    models, needed = _models(frame, names), [names.unique_id, names.ds, names.y]
+    if not models or not {*needed} <= {*frame}:
+        raise ValueError(
+            f"forecast: evaluate was given the columns {some(list(frame), 20)}; it needs {some(needed)} and at least "
+            "one of forecasts. Give it what cross_validation returned."
+        )
+    frame = frame.dropna(subset=[names.y])
+    if frame.empty:
+        raise ValueError(
+            f"forecast: evaluate was given no row with a value of {names.y!r}: there is nothing to compare."
+        )
     train_df = None if train_df is None else named(as_pandas(train_df), names)
     wanted: list[Any] = [losses.mae, losses.rmse, losses.smape]
     if train_df is not None:
@@ -133,18 +156,21 @@ def plot(
     columns: Columns | None = None,
     most: int = 4,
     before: int | None = None,
+    label: str | None = None,
 ) -> Path:
     """A picture of series and their forecasts, intervals shaded; returns its path.
 
     Args:
         df: what is known; forecasts: of `predict` or `cross_validation`, which may hold several models.
         most: series that are shown, evenly chosen; before: steps before the forecasts (None: three times theirs).
+        label: what the values are; None: the name of their column.
     """
     import pandas
 
     names = Columns() if columns is None else columns
     known, ahead = named(as_pandas(df), names), as_pandas(forecasts)
-    ids = evenly(ahead[names.unique_id].unique(), most)
+    every = ahead[names.unique_id].unique()
+    ids = evenly(every, most)
     drawn = figure.empty(9, 0.6 + 2.3 * len(ids), "forecasts")
     axes = drawn.subplots(len(ids), 1, squeeze=False)[:, 0]
     if known[names.ds].dtype.kind not in "Miuf":
@@ -157,6 +183,9 @@ def plot(
         past = past[past[names.ds] <= future[names.ds].max()].tail(count + len(future))
         _draw(axis, past, future, models, names)
         axis.set_title(str(name), loc="left", fontsize=10)
+    drawn.supylabel(names.y if label is None else label, fontsize=9)
+    if len(ids) < len(every):
+        drawn.suptitle(f"{len(ids)} of {len(every)} series", fontsize=9)
     axes[0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
     return figure.save(drawn, path)
 
@@ -165,12 +194,16 @@ def _draw(axis: Any, past: Frame, future: Frame, models: list[str], names: Colum
     axis.plot(past[names.ds], past[names.y], color="black", linewidth=1.0, label="known")
     for place, model in enumerate(models):
         colour = f"C{place}"
+        levels = [name.removeprefix(f"{model}-lo-") for name in map(str, future) if name.startswith(f"{model}-lo-")]
         parts = [group for _, group in future.groupby("cutoff")] if "cutoff" in future else [future]
         for number, part in enumerate(parts):
             axis.plot(part[names.ds], part[model], color=colour, linewidth=1.2, label=None if number else model)
-            for column in sorted((name for name in part if str(name).startswith(f"{model}-lo-")), reverse=True):
-                high = part[str(column).replace("-lo-", "-hi-")]
-                axis.fill_between(part[names.ds], part[column], high, color=colour, alpha=0.15, linewidth=0)
+            for depth, level in enumerate(sorted(levels, key=float, reverse=True)):  # the widest first, and lightest
+                band = part[f"{model}-lo-{level}"], part[f"{model}-hi-{level}"]
+                said = None if number else f"{level} % interval" if len(models) == 1 else f"{model}, {level} % interval"
+                axis.fill_between(
+                    part[names.ds], *band, color=colour, alpha=min(0.15 + 0.1 * depth, 0.5), linewidth=0, label=said
+                )
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
 

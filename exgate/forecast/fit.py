@@ -38,6 +38,7 @@ class Budget:
             what is scored and kept. 0: the weights themselves.
         check: steps between two looks at the validation block; patience: how many without a better one end training.
         rows: windows of the validation block, evenly spaced, at most.
+        median: the validation block scores the median alone, not all quantiles: intervals come from elsewhere.
         seed: of the windows.
         units: what windows are in; None: each its own, so that all series weigh alike. `PatchXLSTM` has scales of its
             own, in which its loss counts; its linear forecast is solved in these units.
@@ -52,13 +53,17 @@ class Budget:
     check: int = 50
     patience: int = 6
     rows: int = 512
+    median: bool = False
     seed: int = 0
     units: Units | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """What training gave: (step, loss) of each look at the validation block, the best step, and the training losses."""
+    """What training gave: (step, loss) of each look at the validation block, the best step, and the training losses.
+
+    Step 0 is the start: nothing is learnt yet but what has a closed form.
+    """
 
     validation: list[tuple[int, float]]
     best: int
@@ -76,6 +81,8 @@ def train(
     on_step: Callable[[int, float], None] | None = None,
 ) -> History:
     """Fit a model to windows of series, in place; it ends with the weights that were best on the validation block.
+
+    The weights before the first step are among them.
 
     Args:
         model: `PatchXLSTM`, or one that maps (B, L, C) to (B, H, C). `Ridge` is solved at once; `Naive` stays as it is.
@@ -101,6 +108,16 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, budget.steps))
     kept, best, looks, losses = None, math.inf, [], []
     averaged = AveragedModel(model, multi_avg_fn=partial(_toward, budget.average))
+
+    def look(step: int) -> None:
+        nonlocal kept, best
+        of = {"units": budget.units, "median": budget.median}
+        looks.append((step, score(averaged.module, series, held, steps, horizon, **of)))
+        if looks[-1][1] < best:
+            best, kept = looks[-1][1], (step, copy.deepcopy(averaged.module.state_dict()))
+
+    if len(held):
+        look(0)  # a linear forecast that was solved may be better than all that is learnt
     for step in range(1, budget.steps + 1):
         model.train()
         rows = series.rows(places[rng.integers(0, len(places), budget.batch)], steps, horizon, units=budget.units)
@@ -117,10 +134,9 @@ def train(
         if on_step is not None:
             on_step(step, losses[-1])
         if len(held) and (step % budget.check == 0 or step == budget.steps):
-            looks.append((step, score(averaged.module, series, held, steps, horizon, units=budget.units)))
-            if looks[-1][1] < best:
-                best, kept = looks[-1][1], (step, copy.deepcopy(averaged.module.state_dict()))
-            elif kept is not None and step - kept[0] >= budget.patience * budget.check:
+            look(step)
+            learnt, _ = min(looks[1:], key=lambda each: each[1])  # without the start: the first steps may be worse
+            if step - learnt >= budget.patience * budget.check:
                 break
     model.load_state_dict(averaged.module.state_dict() if kept is None else kept[1])
     return History(validation=looks, best=kept[0] if kept else len(losses), training=losses)
@@ -128,13 +144,24 @@ def train(
 
 @torch.no_grad()
 def score(
-    model: nn.Module, series: Series, places: np.ndarray, steps: int, horizon: int, *, units: Units | None = None
+    model: nn.Module,
+    series: Series,
+    places: np.ndarray,
+    steps: int,
+    horizon: int,
+    *,
+    units: Units | None = None,
+    median: bool = False,
 ) -> float:
-    """The mean loss over the windows at `places`."""
+    """The mean loss over the windows at `places`, or that of the median."""
     model.eval()
     total = 0.0
     for rows in series.batches(places, ROWS, steps, horizon, units=units):
-        total += loss(model, rows, horizon_only=True).item() * len(rows.read)
+        if median and isinstance(model, PatchXLSTM):
+            value = _median_error(model, rows)
+        else:
+            value = loss(model, rows, horizon_only=True)
+        total += value.item() * len(rows.read)
     return total / len(places)
 
 
@@ -144,7 +171,7 @@ def _solve(model: Ridge, series: Series, places: np.ndarray, validation: int, un
     ends = np.array([len(values) - validation for values in series.values])
     places = places[(places[:, 1] >= steps) & (places[:, 1] + horizon <= ends[places[:, 0]])]
     batches = series.batches(places, PART, steps, horizon, units=units, dtype=torch.float64)
-    if len(places):
+    if len(places) and steps > 1:  # of one step, x - x_L is 0 and nothing can be solved
         model.solve((filled(rows.read), rows.follow) for rows in batches)
     return bool(len(places))
 
@@ -153,7 +180,8 @@ def _none(series: Series, steps: int, horizon: int, validation: int) -> str:
     longest = max((len(values) for values in series.values), default=0)
     return (
         f"forecast: no window of {steps} + {horizon} steps fits before the last {validation} of any series; the "
-        f"longest has {longest}. Forecast fewer steps (h), read fewer (input_size), or hold back less (val_size)."
+        f"longest has {longest}. Forecast fewer steps (h), read fewer (input_size), or hold back less (val_size). Two "
+        "values of a window should be known: where most are missing, read more."
     )
 
 
@@ -176,6 +204,14 @@ def loss(model: nn.Module, rows: Rows, *, horizon_only: bool = False) -> Tensor:
         future=None if future is None else F.pad(future, (0, 0, 0, more), value=math.nan),
     )
     return model.loss(read, targets, known)
+
+
+def _median_error(model: PatchXLSTM, rows: Rows) -> Tensor:
+    """The absolute error of the median over the horizon."""
+    middle = min(range(len(model.config.quantiles)), key=lambda place: abs(model.config.quantiles[place] - 0.5))
+    answer, _ = model.forecast(rows.read, rows.follow.shape[1], None, rows.known)
+    error = answer[..., middle] - rows.follow
+    return error.abs().nansum() / (~error.isnan()).sum().clamp_min(1)
 
 
 def _shortened(rows: Rows, patch: int, rng: np.random.Generator) -> Rows:

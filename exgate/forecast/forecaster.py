@@ -29,6 +29,7 @@ from exgate.forecast.frame import (
     panel,
     shown,
     some,
+    whole_number,
 )
 from exgate.forecast.known import Known
 from exgate.forecast.network import ENOUGH, FEWEST, Network, interpolated
@@ -99,18 +100,21 @@ class Forecaster:
         alias: str | None = None,
         **options: Any,
     ) -> None:
-        h = _whole("h", h)
+        h = whole_number("h", h)
         for name, names in (("hist", hist_exog_list), ("futr", futr_exog_list), ("stat", stat_exog_list)):
             if isinstance(names, str):
                 raise ValueError(f"Forecaster: {name}_exog_list is {names!r}; it should be a list: [{names!r}].")
-        self.h, self.freq, self.input_size, self.device = h, freq, input_size, torch.device(device)
+        self.input_size = None if input_size is None else whole_number("input_size", input_size)
+        self.h, self.freq, self.device = h, freq, torch.device(device)
         self.columns = Columns(
             unique_id=id_col, ds=time_col, y=target_col, hist=tuple(hist_exog_list), futr=tuple(futr_exog_list),
             stat=tuple(stat_exog_list),
         )  # fmt: skip
         self.budget = Budget(
-            steps=max_steps, batch=batch_size, rate=learning_rate, check=val_check_steps,
-            patience=early_stop_patience_steps, seed=random_seed, average=AVERAGE,
+            steps=whole_number("max_steps", max_steps, 0), batch=whole_number("batch_size", batch_size),
+            check=whole_number("val_check_steps", val_check_steps),
+            patience=whole_number("early_stop_patience_steps", early_stop_patience_steps),
+            rate=learning_rate, seed=random_seed, average=AVERAGE,
         )  # fmt: skip
         self.network = Network(model, quantiles=tuple(quantiles), intervals=intervals, options=options)
         if self.columns.hist + self.columns.futr + self.columns.stat and not self.network.patched:
@@ -175,8 +179,10 @@ class Forecaster:
             module.eval()
             return history
 
-        history = learnt(validation, self.budget)
         again = 10 * validation > longest and not network.exact
+        # Learnt anew, its quantiles are replaced by errors of the median, where there are enough of them.
+        median = again and network.intervals != "quantiles" and validation >= self.h + FEWEST - 1
+        history = learnt(validation, replace(self.budget, median=median))
         network.calibrate(series, self.h, validation, alike=again)
         if again:
             learnt(0, replace(self.budget, steps=history.best))
@@ -193,8 +199,8 @@ class Forecaster:
         futr_df: Any = None,
         *,
         static_df: Any = None,
-        level: Sequence[float] | None = None,
-        quantiles: Sequence[float] | None = None,
+        level: float | Sequence[float] | None = None,
+        quantiles: float | Sequence[float] | None = None,
     ) -> Any:
         """Forecasts of each series after its last time.
 
@@ -202,14 +208,14 @@ class Forecaster:
             h: steps, any number; None: those of the constructor.
             df: series to forecast in place of those that were fitted, of any length; static_df: theirs.
             futr_df: the columns `futr_exog_list` of these steps.
-            level: intervals, in percent: columns `NAME-lo-80` and `NAME-hi-80`.
-            quantiles: columns `NAME_ql0.1`.
+            level: intervals, in percent, or one of them: columns `NAME-lo-80` and `NAME-hi-80`.
+            quantiles: likewise: columns `NAME_ql0.1`.
         Returns:
             A frame with the series' name, the time, and NAME: the median, or the one forecast that the network has.
         Raises:
             ValueError: it was not fitted, or covariates of a step are missing.
         """
-        h, data = self.h if h is None else _whole("h", h), self._fitted()
+        h, data = self.h if h is None else whole_number("h", h), self._fitted()
         readers, polars = self._readers, self._polars
         static = self._static if static_df is None else as_pandas(static_df)
         if df is not None:
@@ -328,7 +334,7 @@ class Forecaster:
         """Steps that are read where nobody says how many; a tenth of the longest series is left to be forecast."""
         if self.input_size is not None:
             return self.input_size
-        return max(1, min(max(3 * self.h, SHORTEST), (9 * longest) // 10 - self.h))
+        return max(2, min(max(3 * self.h, SHORTEST), (9 * longest) // 10 - self.h))  # one value alone has no units
 
     def _answer(self, ids, times, point: np.ndarray, answers: np.ndarray, level, quantiles) -> Frame:
         """Forecasts (S, H) and their quantiles (S, H, Q) as a frame."""
@@ -340,11 +346,11 @@ class Forecaster:
             self.columns.ds: times[0].append(list(times[1:])) if len(times) > 1 else times[0],
         }).infer_objects()  # fmt: skip
         wanted: dict[str, float] = {}
-        for size in level or ():
+        for size in _listed(level):
             if not 0 < size < 100:
                 raise ValueError(f"Forecaster: level is {size}; it should be between 0 and 100, in percent.")
             wanted |= {f"{self.alias}-lo-{size:g}": 0.5 - size / 200, f"{self.alias}-hi-{size:g}": 0.5 + size / 200}
-        wanted |= {f"{self.alias}_ql{size:g}": size for size in quantiles or ()}
+        wanted |= {f"{self.alias}_ql{size:g}": size for size in _listed(quantiles)}
         frame[self.alias] = point.ravel()
         columns = interpolated(answers, self.network.quantiles, list(wanted.values()))
         return frame.assign(**{name: columns[..., place].ravel() for place, name in enumerate(wanted)})
@@ -375,11 +381,9 @@ class Forecaster:
         return parts
 
 
-def _whole(name: str, value: Any) -> int:
-    """A whole number of at least 1, of any type."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"Forecaster: {name} is {value}; it should be a whole number of at least 1.")
-    return int(value)
+def _listed(numbers: float | Sequence[float] | None) -> list[float]:
+    """None, one number or many, as a list."""
+    return [] if numbers is None else np.ravel(numbers).tolist()
 
 
 def _dated(frame: Frame, columns: Columns) -> bool:

@@ -317,6 +317,18 @@ def _grid(times: Column, freq: Any, name: Any) -> Index:
     return grid
 
 
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least so much, of any type.
+
+    Raises:
+        ValueError: it is less, or none.
+    """
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not least <= value < np.inf or int(value) != value:
+        raise ValueError(f"forecast: {name} is {shown(value)}; it should be a whole number of at least {least}.")
+    return int(value)
+
+
 def shown(name: Any) -> str:
     """A series' name in a sentence: numpy's numbers as Python's."""
     return repr(name.item() if isinstance(name, np.generic) else name)

@@ -126,7 +126,8 @@ class Series:
 
         Args:
             steps: how many steps are read; a row may have fewer before a horizon, half of them at least. Of these, at
-                least half of the share is known that is known of the whole row: a long gap is no window.
+                least half of the share is known that is known of the whole row (a long gap is no window), and two: one
+                value alone has no units.
             first: steps before the first horizon, in place of that; negative: counted from the end, but no fewer.
             leave: steps at the end that no horizon reaches.
         """
@@ -138,7 +139,9 @@ class Series:
             ends = np.arange(max(begin, 1), last + 1)
             known = np.r_[0, (~np.isnan(values)).any(1).cumsum()]
             begins = np.maximum(0, ends - steps)
-            ends = ends[2 * (known[ends] - known[begins]) * len(values) >= (ends - begins) * known[-1]]
+            count = known[ends] - known[begins]
+            enough = (count >= min(2, steps)) & (2 * count * len(values) >= (ends - begins) * known[-1])
+            ends = ends[enough]
             found.append(np.stack([np.full(len(ends), row), ends], 1))
         return np.concatenate(found) if found else np.zeros((0, 2), int)
 

@@ -7,7 +7,7 @@ pd = pytest.importorskip("pandas")
 pytest.importorskip("utilsforecast")
 
 from exgate.cli import main  # noqa: E402
-from exgate.cli.forecast import seasonal  # noqa: E402
+from exgate.cli.forecast import read, seasonal  # noqa: E402
 from exgate.forecast import Forecaster  # noqa: E402
 
 QUICK = ["--steps", "5", "--input-size", "16"]
@@ -111,6 +111,9 @@ def test_seasons():
         (["--horizon", "0"], "--horizon is 0"),
         (["--horizon", "500"], "leave nothing of series 'sold', which has 120"),
         (["--model", "xlsm"], "model is 'xlsm'"),
+        (["--season", "0"], "--season is 0; it should be at least 1"),
+        (["--input-size", "0"], "--input-size is 0"),
+        (["--target", "day"], "--target is 'day', which has no numbers or is taken for times or names"),
         (["--freq", "2D"], "60 of 120 times of series 'sold' are not on the grid of freq='2D'"),
     ],
 )
@@ -119,6 +122,63 @@ def test_mistakes_are_said_in_a_sentence(tmp_path, capsys, words, said):
     assert forecast(tmp_path / "sales.csv", tmp_path, *words) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "forecast.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--test-windows", "-1"], "--test-windows is -1; it should be at least 0"),
+        (["--level", "100"], "--level is 100; it should be between 0 and 100"),
+        (["--model", "xlsm"], "model is 'xlsm'"),
+        (["--steps", "-5"], "--steps is -5"),
+    ],
+)
+def test_arguments_are_checked_before_the_file_is_read(tmp_path, capsys, words, said):
+    assert forecast(tmp_path / "none.csv", tmp_path / "out", *words) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_training(tmp_path, capsys, monkeypatch):
+    table().to_csv(tmp_path / "sales.csv", index=False)
+    monkeypatch.setattr(Forecaster, "fit", lambda *_, **__: pytest.fail("it learns"))
+    for out in (tmp_path / "sales.csv", tmp_path / "sales.csv" / "deeper"):
+        assert forecast(tmp_path / "sales.csv", out, "--horizon", 7) == 2
+        assert f"nothing can be written to --out {out}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_levels_may_have_decimals_and_lie_far_out(tmp_path, capsys):
+    table().to_csv(tmp_path / "sales.csv", index=False)
+    words = ["--horizon", 7, "--test-windows", 1, "--level", "99.5", "--level", "92.5"]
+    assert forecast(tmp_path / "sales.csv", tmp_path, *words) == 0
+    shown = capsys.readouterr().out
+    assert "held by the 99.5 % interval" in shown
+    assert "sMAPE, 0 to 1" in shown
+    answer = pd.read_csv(tmp_path / "forecast.csv")
+    assert (answer["PatchXLSTM-lo-99.5"] <= answer["PatchXLSTM-lo-92.5"]).all()
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_columns_are_told_apart_by_what_separates_them(tmp_path, separator):
+    table().to_csv(tmp_path / "sales.csv", index=False, sep=separator)
+    assert list(read(tmp_path / "sales.csv")) == ["day", "sold"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        ("sales\n1\n2\n", [], "no column could be read as times; the columns are 'sales'. Name it: --time COLUMN."),
+        ("t,y\n1,1\n2,2\n", [], "Whole numbers that count steps are times only where they are named so"),
+        ("day,sales\n2024-01-01,1\n2024-01-02,n.v.\n", ["--target", "sales"],
+         "'sales' should have numbers alone, but it has 'n.v.' in row 2 below the head. Mend it"),
+        ("day,y,other\n2024-01-01,1,1\n2024-01-02,?,1\n", [], "'y' should have numbers alone, but it has '?' in row 2"),
+        ("day;sales\n2024-01-01;1,5\n2024-01-02;2,5\n", [], "'1,5' in row 1 below the head. Write decimal points"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_csv_is_shown(tmp_path, capsys, text, words, said):
+    (tmp_path / "a.csv").write_text(text)
+    assert forecast(tmp_path / "a.csv", tmp_path, *words) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_files_that_are_none(tmp_path, capsys):

@@ -85,11 +85,28 @@ def test_errors_by_hand():
     assert scored.Naive["mase"] == pytest.approx(mase.mean(), rel=0.05)
 
 
-def test_a_picture_is_drawn(tmp_path):
+def test_a_picture_is_drawn(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    answer = cross_validation(made(), frame(), n_windows=2, val_size=30, level=[80])
+    drawn = []
+
+    def save(picture, path):
+        drawn.append(picture)
+        picture.savefig(path)
+        return path
+
+    monkeypatch.setattr("exgate.figure.save", save)
+    answer = cross_validation(made(), frame(), n_windows=2, val_size=30, level=[80, 92.5])
     path = plot(frame(), answer.drop(columns="y"), tmp_path / "picture.png")
     assert path.stat().st_size > 10_000
+    assert [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()] == [
+        "known",
+        "Naive",
+        "92.5 % interval",
+        "80 % interval",
+    ]
+    assert (drawn[0].get_supylabel(), drawn[0].get_suptitle()) == ("y", "")
+    plot(frame(), answer, tmp_path / "picture.png", most=1, label="cars")
+    assert (drawn[1].get_supylabel(), drawn[1].get_suptitle()) == ("cars", "1 of 2 series")
 
 
 def test_covariates_that_are_known_ahead_are_taken_from_the_frame():
@@ -105,3 +122,13 @@ def test_what_is_wrong_is_said():
         cross_validation(made(), frame(), n_windows=23)
     with pytest.raises(ValueError, match="n_windows=0"):
         cross_validation(made(), frame(), n_windows=0)
+    answer = cross_validation(made(), frame(), val_size=30)
+    for odd in (frame(), answer.drop(columns="y")):
+        with pytest.raises(
+            ValueError, match=r"evaluate was given the columns .* it needs 'unique_id', 'ds', 'y' and at"
+        ):
+            evaluate(odd)
+    with pytest.raises(ValueError, match="no row with a value of 'y'"):
+        evaluate(answer.assign(y=np.nan))
+    with pytest.raises(ValueError, match="season is 0"):
+        evaluate(answer, frame(), season=0)

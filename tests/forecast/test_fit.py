@@ -40,7 +40,7 @@ def test_it_learns_and_keeps_the_best_weights(name):
         budget=FEW,
         on_step=lambda step, loss: seen.append((step, loss)),
     )
-    assert [step for step, _ in history.validation] == [20, 40, 60]
+    assert [step for step, _ in history.validation] == [0, 20, 40, 60]
     assert seen == list(enumerate(history.training, 1))
     best = min(loss for _, loss in history.validation)
     assert (history.best, best) in history.validation
@@ -70,6 +70,47 @@ def test_it_stops_when_it_gets_no_better():
     history = fit.train(dlinear.build(MODELS["dlinear"]), series, steps=16, horizon=6, validation=30, budget=budget)
     assert len(history.training) < 400
     assert history.best <= len(history.training) - 10
+
+
+def test_the_start_is_kept_where_training_makes_it_worse():
+    """The linear forecast that was solved, to which nothing can be added but noise."""
+    series = waves()
+    config = patch_xlstm.Config(patch=4, quantiles=(0.1, 0.5, 0.9), dim=16, blocks=1, heads=2, memory=4, leads=2)
+    torch.manual_seed(0)
+    model = patch_xlstm.build(config)
+    start = {name: weight.clone() for name, weight in model.state_dict().items() if not name.startswith("base.")}
+    history = fit.train(model, series, steps=16, horizon=6, validation=30, budget=replace(FEW, steps=5, rate=0.3))
+    assert [step for step, _ in history.validation] == [0, 5]
+    assert history.best == 0
+    assert len(history.training) == 5
+    for name, weight in start.items():
+        torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
+    assert model.base.ridge.weight.abs().sum() > 0
+    assert fit.score(model, series, series.places(16, 6, first=-30), 16, 6) == history.validation[0][1]
+
+
+def test_the_median_can_be_scored_alone():
+    series = waves()
+    torch.manual_seed(0)
+    model = patch_xlstm.build(MODELS["patch_xlstm"])
+    places = series.places(16, 6, first=-30)
+    rows = series.rows(places, 16, 6)
+    error = (model.forecast(rows.read, 6)[0][..., 1] - rows.follow).abs().mean().item()
+    assert fit.score(model, series, places, 16, 6, median=True) == pytest.approx(error, rel=1e-5)
+    budget = replace(FEW, steps=20, median=True)
+    history = fit.train(model, series, steps=16, horizon=6, validation=30, budget=budget)
+    assert history.validation[0] == (0, pytest.approx(error, rel=1e-5))
+
+
+def test_a_good_start_does_not_end_training():
+    """Its first steps may be worse, and later ones better: patience counts from the best of what was learnt."""
+    model = patch_xlstm.build(replace(MODELS["patch_xlstm"], memory=4, leads=2))
+    budget = replace(FEW, steps=12, rate=1e-2, check=1, patience=4)
+    looks = iter([1.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 2.0, 2.0, 2.0, 0.5])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fit, "score", lambda *_, **__: next(looks))
+        history = fit.train(model, waves(), steps=16, horizon=6, validation=30, budget=budget)
+    assert history.best == 12
 
 
 def test_what_cannot_be_is_said():

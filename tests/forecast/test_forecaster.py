@@ -187,6 +187,12 @@ def test_what_is_wrong_is_said(fitted, tmp_path):
     for arguments, words in (
         ({"h": 0}, "h is 0"),
         ({"h": 2.5}, "h is 2.5; it should be a whole number"),
+        ({"h": 1, "input_size": 0}, "input_size is 0; it should be a whole number of at least 1"),
+        ({"h": 1, "input_size": -3}, "input_size is -3"),
+        ({"h": 1, "max_steps": -1}, "max_steps is -1; it should be a whole number of at least 0"),
+        ({"h": 1, "batch_size": 0}, "batch_size is 0"),
+        ({"h": 1, "val_check_steps": 0}, "val_check_steps is 0"),
+        ({"h": 1, "early_stop_patience_steps": -1}, "early_stop_patience_steps is -1"),
         ({"h": 1, "past": 3}, "patch_xlstm has no option 'past'"),
         ({"h": 1, "hist_exog_list": "wind"}, r"hist_exog_list is 'wind'; it should be a list: \['wind'\]"),
         ({"h": 1, "model": "patch_lstm"}, "model is 'patch_lstm'.*Did you mean 'patch_xlstm'"),
@@ -219,10 +225,44 @@ def test_what_is_wrong_is_said(fitted, tmp_path):
         Forecaster("ridge", h=8, input_size=195).fit(waves(100, names=("b",)), val_size=0)
     with pytest.raises(ValueError, match="'c' was not fitted"):
         fitted.update(waves(names=("c",)))
+    with pytest.raises(ValueError, match=r"no window of 2 \+ 7 steps fits before the last 0 .* longest has 8"):
+        Forecaster(h=7, max_steps=5).fit(waves(8, names=("b",)).head(8))
+    gaps = waves(40, names=("b",))
+    gaps.loc[gaps.index % 8 != 0, "y"] = np.nan
+    with pytest.raises(ValueError, match="Two values of a window should be known"):
+        Forecaster(h=7, max_steps=5, input_size=4).fit(gaps)
     with pytest.raises(ValueError, match="no window of 30"):
         Forecaster(h=400, **SMALL, **QUICK).fit(waves())
     with pytest.raises(ValueError, match="conformal intervals need 10 windows"):
         Forecaster("dlinear", h=8, **QUICK).fit(waves(), val_size=8)
+
+
+@pytest.mark.parametrize("steps", [9, 12])
+def test_series_of_few_steps_are_forecast(steps):
+    made = Forecaster(h=7, **SMALL, max_steps=5).fit(waves(steps, names=("b",)).head(steps))
+    assert made.predict().PatchXLSTM.notna().all()
+
+
+@pytest.mark.parametrize("model", ["ridge", "patch_xlstm"])
+def test_one_step_is_read(model):
+    df, options = waves(names=("b",)), SMALL if model == "patch_xlstm" else {}
+    answer = Forecaster(model, h=4, input_size=1, max_steps=0, **options).fit(df).predict()
+    assert answer.iloc[:, -1].notna().all()
+    if model == "ridge":
+        assert answer.Ridge.to_numpy() == pytest.approx(df.y.iloc[-1])
+
+
+def test_where_the_start_is_best_it_is_learnt_anew_for_no_step():
+    options = {"h": 4, "random_seed": 3, **SMALL}
+    df = waves(60, names=("b",)).tail(60)
+    trained = Forecaster(**options, max_steps=5, learning_rate=0.3).fit(df, val_size=20)
+    assert trained.history.best == 0
+    at_once = Forecaster(**options, max_steps=0).fit(df, val_size=20)
+    pd.testing.assert_frame_equal(trained.predict(), at_once.predict())
+
+
+def test_levels_and_quantiles_may_be_one_number(fitted):
+    pd.testing.assert_frame_equal(fitted.predict(level=80, quantiles=0.3), fitted.predict(level=[80], quantiles=[0.3]))
 
 
 def test_files_hold_text_and_tensors_alone(fitted, tmp_path):
@@ -279,14 +319,15 @@ def test_short_series_are_learnt_anew_from_everything(monkeypatch, steps, times)
     calls, train = [], fit.train
 
     def watched(*words, validation, budget, **options):
-        calls.append((validation, budget.steps, train(*words, validation=validation, budget=budget, **options)))
+        calls.append((validation, budget, train(*words, validation=validation, budget=budget, **options)))
         return calls[-1][2]
 
     monkeypatch.setattr(fit, "train", watched)
     made = Forecaster("dlinear", h=4, **QUICK).fit(waves(steps, names=("b",)), val_size=20)
     assert [validation for validation, *_ in calls] == [20, 0][:times]
     assert made.history is calls[0][2]
-    assert calls[-1][1] == (made.history.best if times == 2 else 30)
+    assert calls[-1][1].steps == (made.history.best if times == 2 else 30)
+    assert calls[0][1].median == (times == 2), "its quantiles are not used then"
     answer = made.predict(level=[80])
     middle = (answer["DLinear-lo-80"] + answer["DLinear-hi-80"]) / 2
     assert (times == 2) == np.allclose(middle, answer["DLinear"], rtol=1e-5), "errors count on both sides alike"
