@@ -125,7 +125,7 @@ class LanguageModel(nn.Module):
         nll = cross_entropy(x, self._head_weight(), targets, soft_cap=self.soft_cap, reduction=reduction)
         return nll, state
 
-    def generate(self, prompts: Tensor | list[Tensor], **options: Any) -> Any:
+    def generate(self, prompts: Tensor | list[Tensor] | None = None, **options: Any) -> Any:
         """Continue prompts: `exgate.generate.sampling.generate(self, prompts, **options)`."""
         from exgate.generate.sampling import generate
 
