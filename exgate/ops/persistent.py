@@ -66,7 +66,7 @@ def tiles(batch: int, heads: int, size: int, number: int, device: gpu.Target) ->
     fit = device.processors // (heads * slices)
     # On AMD a barrier leaves the stores of other waves under way: what a program announces might not be there yet.
     waits = slices > 1 and fit > 0 and device.kind != "hip"
-    if slices > 1 and not fit:  # a launch per step reads each weight once: it need not hold them all
+    if slices > 1 and not fit and width > 128:  # a launch per step reads each weight once: it need not hold them all
         block = min(block, 128 if number == 2 else 64)
         while block < width and number * STAGES * block * (4 * tile + 2 * rows) > room:
             block //= 2
