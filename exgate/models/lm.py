@@ -85,14 +85,23 @@ class LanguageModel(nn.Module):
         """tokens (B, T), reset (B, T) -> (B, T, D) after the last norm, and the state.
 
         Raises:
-            ValueError: tokens are not (B, T) whole numbers, or T is 0.
+            ValueError: tokens are not (B, T) whole numbers below V (looked at on the CPU), or T is 0.
         """
+        if not isinstance(tokens, Tensor):
+            raise ValueError(f"LanguageModel: tokens are a {type(tokens).__name__}; they should be a tensor (B, T).")
         if tokens.dim() != 2 or tokens.shape[1] == 0 or tokens.is_floating_point():
             raise ValueError(
                 f"LanguageModel: tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}; "
                 "they should be (B, T) whole numbers with T at least 1."
             )
-        x = F.dropout(self.embed(tokens), self.dropout, self.training)
+        try:
+            x = self.embed(tokens)
+        except IndexError:
+            raise ValueError(
+                f"LanguageModel: tokens go from {int(tokens.min())} to {int(tokens.max())}, but the vocabulary has "
+                f"{len(self.embed.weight)} entries. Is it the model's own tokenizer?"
+            ) from None
+        x = F.dropout(x, self.dropout, self.training)
         x, state = self.stack(x, state, reset=reset)
         return self.norm(x), state
 

@@ -73,6 +73,16 @@ def test_names_of_parameters():
         assert name in names
 
 
+def test_tokens_that_are_none_are_refused():
+    model = xlstm.build(CONFIG)
+    with pytest.raises(ValueError, match="tokens are a list; they should be a tensor"):
+        model([[1, 2]])
+    with pytest.raises(
+        ValueError, match=rf"tokens go from 1 to 999, but the vocabulary has {CONFIG.vocab_size} entries"
+    ):
+        model(torch.tensor([[1, 999]]))
+
+
 def test_generate_hands_over_to_the_sampler(monkeypatch):
     from exgate.generate import sampling
 
