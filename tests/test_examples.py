@@ -178,3 +178,14 @@ def test_the_volume_of_a_road_is_forecast(traffic, tmp_path):
     assert found["a week ago"][0]["mae"] == pytest.approx(0, abs=1e-6)
     assert found["exgate"][0]["holidays"] > 0
     assert (tmp_path / "out" / "road.png").stat().st_size > 10000
+
+
+@pytest.mark.parametrize(("command", "names"), [("sensors", ("SPEEDS", "GRAPH")), ("road", ("VOLUME",))])
+def test_the_help_of_traffic_names_the_files(command: str, names: tuple[str, ...], monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["traffic.py", command, "--help"])
+    monkeypatch.syspath_prepend(FOLDER)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / "traffic.py"), run_name="__main__")
+    assert ended.value.code == 0
+    words = capsys.readouterr().out
+    assert all(name in words for name in names)
