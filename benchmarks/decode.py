@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from benchmarks import greedy, timing
 from benchmarks import language_models as models
-from benchmarks import timing
 from benchmarks.limits import limits
 from exgate.generate.sampling import generate
 from exgate.ops.state import flatten
@@ -99,19 +99,12 @@ def _ours(model: Any, prompt: torch.Tensor) -> Callable[[int], list[float]]:
 
 
 def _theirs(model: Any, prompt: torch.Tensor) -> Callable[[int], list[float]]:
-    model.eval()
-    name = "cache_params" if hasattr(model, "backbone") else "past_key_values"
-    with torch.inference_mode():
-        out = model(prompt, use_cache=True)
-        token, cache = out.logits[:, -1:].argmax(-1), getattr(out, name)
+    step = greedy.stepper(model, prompt)
 
-    @torch.inference_mode()
     def write(count: int) -> list[float]:
-        nonlocal token, cache
         times = [time.perf_counter()]
         for _ in range(count):
-            out = model(token, use_cache=True, **{name: cache})
-            token, cache = out.logits[:, -1:].argmax(-1), getattr(out, name)
+            step()
             times.append(time.perf_counter())
         return _between(times)
 

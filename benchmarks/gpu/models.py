@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import greedy
+
 Sizes = dict[str, int]
 
 
@@ -98,43 +100,31 @@ def step(model: Any, batch: int, steps: int) -> Callable[[], None]:
 
 
 def tokens(model: Any, batch: int, prompt: int, count: int) -> Callable[[], None]:
-    """`count` tokens more at every call: ours through `generate`, all of it; the peers' bare forward with a cache."""
+    """`count` likeliest tokens more at every call: the bare step with a state or cache, and argmax."""
     device = next(model.parameters()).device
     begin = torch.randint(model.config.vocab_size, (batch, prompt), device=device)
-    return _ours(model, begin, count) if hasattr(model, "loss") else _theirs(model, begin, count)
+    step = _ours(model, begin) if hasattr(model, "loss") else greedy.stepper(model, begin)
+
+    def run() -> None:
+        for _ in range(count):
+            step()
+
+    return run
 
 
-def _ours(model: Any, begin: Tensor, count: int) -> Callable[[], None]:
-    """The likeliest token, `count` times. `Stepper` is what `generate` steps by; its graph lasts over the calls."""
+def _ours(model: Any, begin: Tensor) -> Callable[[], None]:
+    """One token more, by the `Stepper` that `generate` steps by: its graph lasts over the calls."""
     from exgate.generate.replay import Stepper
 
     model.eval()
     with torch.inference_mode():
         logits, state = model(begin)
-        token, step = logits[:, -1].argmax(-1), Stepper(model)
+        token, take = logits[:, -1].argmax(-1), Stepper(model)
 
     @torch.inference_mode()
-    def run() -> None:
+    def step() -> None:
         nonlocal token, state
-        for _ in range(count):
-            logits, state = step(token, state)
-            token = logits.argmax(-1)
+        logits, state = take(token, state)
+        token = logits.argmax(-1)
 
-    return run
-
-
-def _theirs(model: Any, begin: Tensor, count: int) -> Callable[[], None]:
-    model.eval()
-    name = "cache_params" if hasattr(model, "backbone") else "past_key_values"
-    with torch.inference_mode():
-        out = model(begin, use_cache=True)
-    token, cache = out.logits[:, -1:].argmax(-1), getattr(out, name)
-
-    @torch.inference_mode()
-    def run() -> None:
-        nonlocal token, cache
-        for _ in range(count):
-            out = model(token, use_cache=True, **{name: cache})
-            token, cache = out.logits[:, -1:].argmax(-1), getattr(out, name)
-
-    return run
+    return step

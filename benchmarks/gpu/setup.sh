@@ -19,7 +19,7 @@ make_environment() { # name, then what is installed
     done
 }
 make_environment current torch -e. transformers==5.23.0 flash-linear-attention flashrnn mlstm_kernels xlstm
-if .bench-gpu/current/bin/python -c 'import sys, triton; sys.exit(triton.__version__.startswith(("3.6", "3.7", "3.8")))'; then
+if .bench-gpu/current/bin/python -c 'import sys, triton; sys.exit(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9))'; then
     make_environment older "torch==2.10.*" transformers==5.23.0 mlstm_kernels xlstm
 fi
 .bench-gpu/current/bin/python -m benchmarks.gpu --prepare
