@@ -20,11 +20,11 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = _temporary(path.parent, path.name)
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+    flush(path.parent)
 
 
 @contextmanager
@@ -42,47 +42,46 @@ def filled(folder: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         made = sorted(temporary.iterdir())
         for file in made:
-            _flush(file)
+            flush(file)
         for file in made:
             os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _flush_folder(folder)
+    flush(folder)
 
 
 def _temporary(folder: Path, name: str) -> Path:
-    """A name of this process's own; what killed processes left under such names is cleared away."""
+    """A name of this process's own; what ended processes left under such names is cleared away."""
     for left in folder.glob(f".{glob.escape(name)}.*"):
         process = left.suffix.removeprefix(".")
-        if process.isdigit() and not _runs(int(process)):
+        # One with our number is of a process before us, or of a call before this one.
+        if process.isdigit() and (int(process) == os.getpid() or _ended(int(process))):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
     return folder / f".{name}.{os.getpid()}"
 
 
-def _runs(process: int) -> bool:
-    if os.name != "posix" or process == os.getpid():  # elsewhere there is no asking without disturbing it
-        return os.name != "posix"
+def _ended(process: int) -> bool:
+    """Whether there is no such process any more, as far as can be told without disturbing it."""
+    if os.name != "posix":
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
-        return False
+        return True
     except (PermissionError, OverflowError):
         pass
-    return True
+    return False
 
 
-def _flush(file: Path) -> None:
-    with open(file, "rb+") as stream:
-        os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened, and need not be
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def flush(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder, before anything else is done."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # there a folder cannot be opened, and need not be
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write(path: str | os.PathLike[str], text: str) -> Path:

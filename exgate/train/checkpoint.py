@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from exgate import files
 from exgate.models import io
 
 FOLDER, BEST = "checkpoints", "best"
@@ -228,8 +229,8 @@ def _whole(final: Path, what: str, last: Path | None) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
+            files.flush(file)
+        files.flush(temporary)
         old = final.with_name(f".old-{final.name}")
         if final.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -240,7 +241,7 @@ def _whole(final: Path, what: str, last: Path | None) -> Iterator[Path]:
             if old.exists():
                 os.rename(old, final)
             raise
-        _sync(final.parent)
+        files.flush(final.parent)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -280,11 +281,3 @@ def _sum(file: Path) -> str:
 
 def _differs(file: Path, digest: str) -> bool:
     return not file.is_file() or _sum(file) != digest
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
