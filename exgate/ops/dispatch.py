@@ -45,8 +45,9 @@ def choose(op: str, backends: dict[str, ModuleType], name: str | None, *args: An
     `torch.func`, which see nothing of what happens in a custom op: jvp would take its derivative for 0.
     """
     definition = "reference" if "reference" in backends else "eager"
-    if name is None and _forced is not None:
-        name = definition if _forced == "reference" else _forced if _forced in backends else None
+    asked = definition if _forced == "reference" else _forced
+    if name is None and asked in backends:
+        name = asked
     if args[0].shape[0] == 0 and definition == "reference" and name in (None, *backends):
         return backends[definition]
     if name is None and transformed():

@@ -154,13 +154,13 @@ def launch(
 
     `together`: the programs wait for each other, so the launch has to fail where they cannot all run at once.
     """
-    if _overwrites(constants.get("PRECISION")):
+    device = next(x.device for x in arguments if isinstance(x, Tensor))
+    if constants.get("PRECISION") == "tf32" and target(device).arch == 90 and not _pipelines_safely():
         stages = 1
     options = {"num_warps": warps, "num_stages": stages} | ({"launch_cooperative_grid": True} if together else {})
     if _recording is not None:
         _recording[1].append(Launch(kernel, grid, arguments, constants, options))
         return
-    device = next(x.device for x in arguments if isinstance(x, Tensor))
     if device.type == "cuda":
         with torch.cuda.device(device):
             kernel[grid](*arguments, **constants, **options)
@@ -168,13 +168,13 @@ def launch(
         kernel[grid](*arguments, **constants, **options)
 
 
-def _overwrites(precision: str | None) -> bool:
-    """Whether pipelined products of TF32 write registers that a product under way still reads: Hopper, Triton < 3.9."""
+def _pipelines_safely() -> bool:
+    """Whether Triton leaves the registers alone that a product under way on Hopper reads: before 3.9, those of
+    pipelined products of TF32 are overwritten.
+    """
     import triton
 
-    if precision != "tf32" or interpreted():
-        return False
-    return tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+    return tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
 
 
 def power_of_two(number: int, least: int = 16) -> int:

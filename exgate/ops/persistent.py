@@ -149,6 +149,7 @@ def _differentiate(backward, dy, dh, dc, dn, x, r, y, h, kept, peephole, reset, 
 
 
 def cut_of(x: Tensor) -> Tiles:
+    """The cut of a call with these gates (B, T, 4, H, K), by their type and where they are."""
     batch, _, _, heads, size = x.shape
     found = gpu.products(x.dtype, x.device)
     number = 2 if x.dtype == torch.bfloat16 else 12 if found["PRECISION"] == "tf32x3" else 4  # in two parts, and whole

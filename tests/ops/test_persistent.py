@@ -139,6 +139,20 @@ def test_more_sequences_than_run_at_once_are_several_launches():
     assert all(launch.grid[0] * launch.grid[1] * launch.grid[2] <= gpu.SM90.processors for launch in launches)
 
 
+@pytest.mark.parametrize(
+    ("version", "device", "stages"), [("3.7.1", gpu.SM90, 1), ("3.7.1", gpu.SM80, 2), ("3.9.0", gpu.SM90, 2)]
+)
+def test_products_of_tf32_are_pipelined_where_that_is_safe(version, device, stages, monkeypatch):
+    """On Hopper Triton before 3.9 writes registers that a product under way still reads."""
+    import triton
+
+    monkeypatch.setattr(triton, "__version__", version)
+    with gpu.recording(device) as launches:
+        gpu.launch(None, (1,), torch.zeros(1), PRECISION="tf32")
+        gpu.launch(None, (1,), torch.zeros(1), PRECISION="tf32x3")
+    assert [launch.options["num_stages"] for launch in launches] == [stages, 2]
+
+
 def test_refusals():
     x, r = torch.zeros(1, 2, 4, 1, 3), torch.zeros(4, 1, 3, 3)
     with pytest.raises(ValueError, match="slstm: backend 'triton' cannot take this call: a tensor is on cpu"):
