@@ -171,7 +171,7 @@ def _solve(model: Ridge, series: Series, places: np.ndarray, validation: int, un
     ends = np.array([len(values) - validation for values in series.values])
     places = places[(places[:, 1] >= steps) & (places[:, 1] + horizon <= ends[places[:, 0]])]
     batches = series.batches(places, PART, steps, horizon, units=units, dtype=torch.float64)
-    if len(places) and steps > 1:  # of one step, x - x_L is 0 and nothing can be solved
+    if len(places):
         model.solve((filled(rows.read), rows.follow) for rows in batches)
     return bool(len(places))
 

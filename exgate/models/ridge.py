@@ -69,7 +69,8 @@ class Ridge(nn.Module):
             x, y = x[whole], y[whole]
             gram += x.mT @ x
             cross += x.mT @ y
-        gram.diagonal().add_(self.config.strength * gram.trace().clamp_min(torch.finfo(torch.float64).tiny) / steps)
+        penalty = self.config.strength * gram.trace() / steps
+        gram.diagonal().add_(penalty.clamp_min(torch.finfo(torch.float64).tiny))  # where x never moves
         self.weight.copy_(torch.linalg.solve(gram, cross).mT)
 
 

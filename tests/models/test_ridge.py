@@ -97,3 +97,10 @@ def test_it_starts_with_the_last_value_and_nothing_is_nothing():
     x = torch.full((1, 12), torch.nan)
     x[0, 5] = 3.0
     assert patched(x)[0].tolist() == [[0.0] * 4 + [3.0] * 8]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_where_nothing_moves_the_last_value_stays(steps):
+    model = ridge.build(ridge.Config(steps=steps, horizon=2))
+    model.solve([(torch.ones(5, steps, 1), torch.ones(5, 2, 1))])
+    assert torch.equal(model.weight, torch.zeros_like(model.weight))
