@@ -163,6 +163,7 @@ class _Call:
         return self.q.new_empty(*front, self.batch, self.heads, self.steps, dtype=torch.float32)
 
     def states(self, count: int, kind: torch.dtype | None = None) -> Tensor:
+        """Memory for the states C at so many places of each sequence, in `width` unless told otherwise."""
         shape = (self.batch, self.heads, count, self.key, self.value)
         return self.q.new_empty(shape, dtype=self.width if kind is None else kind)
 
@@ -172,6 +173,7 @@ class _Call:
         return torch.bfloat16 if self.q.dtype == torch.bfloat16 else torch.float32
 
     def gates(self, kernels) -> None:
+        """Fill b, a and peak: what products need to know of the gates of each step."""
         gpu.launch(
             kernels.gates, (self.sequences * self.chunks,), self.i, self.f, self.reset, self.b, self.a, self.peak,
             self.steps, self.sequences, H=self.heads, L=self.size, **self.gate, warps=max(1, min(4, self.size // 128)),
