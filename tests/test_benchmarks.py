@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,12 +119,18 @@ def test_share_of_memory_counts_weights_once_and_states_per_row():
 
 
 def test_contenders_take_turns_and_slow_ones_are_called_once(monkeypatch):
-    called = []
+    called, clock = [], [0.0]
+
+    def takes(name: str, seconds: float):
+        called.append(name)
+        clock[0] += seconds
+
     monkeypatch.setattr(timing, "SLOW", 0.004)
-    calls = {"quick": lambda: called.append("quick"), "slow": lambda: (called.append("slow"), time.sleep(0.01))}
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    calls = {"quick": lambda: takes("quick", 0.0005), "slow": lambda: takes("slow", 0.01)}
     found = timing.side_by_side(calls, seconds=0.01, rounds=5)
     assert called.count("slow") == 1
     assert found["slow"]["rounds"] == 0
-    assert found["slow"]["median"] >= 10
+    assert found["slow"]["median"] == pytest.approx(10)
     assert found["quick"]["rounds"] == 5
-    assert found["quick"]["min"] <= found["quick"]["median"] <= found["quick"]["max"]
+    assert found["quick"]["min"] == found["quick"]["max"] == pytest.approx(0.5)

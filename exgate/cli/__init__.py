@@ -6,12 +6,13 @@ Listing the commands reads the files and imports none of them; running one impor
 """
 
 import ast
-import difflib
 import os
 import sys
 import textwrap
 from importlib import import_module
 from pathlib import Path
+
+from exgate import hint
 
 HELP = """\
 exgate: LSTM, sLSTM and mLSTM language models and forecasts, from the command line.
@@ -60,9 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        return complain(f"exgate: there is no command '{name}'; the commands are {', '.join(known)}.{hint}")
+        return complain(f"exgate: there is no command '{name}'. {hint.near(name, known)}")
     try:
         return import_module(f"exgate.cli.{name}").main(rest) or 0
     except BrokenPipeError:

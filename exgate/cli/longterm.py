@@ -11,14 +11,13 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from exgate import figure
+from exgate import figure, hint
 from exgate.cli import machine, suite, table
 from exgate.data import series
 from exgate.evaluate import cache, picture
 from exgate.evaluate.search import spread
 from exgate.forecast import longterm
 from exgate.forecast.longterm import CONTENDERS, HORIZONS
-from exgate.models.io import unknown
 
 MEASURES = ("mse", "mae")
 LEARNT = {name for name, contender in CONTENDERS.items() if contender.model not in ("ridge", "naive")}
@@ -57,7 +56,7 @@ def evaluate(argv: list[str]) -> int:
     models = list(CONTENDERS) if arguments.models is None else suite.listed(arguments.models)
     for name in models:
         if name not in CONTENDERS:
-            raise ValueError(f"evaluate: {unknown(name, CONTENDERS, what='model')}")
+            raise ValueError(f"evaluate: {hint.unknown(name, CONTENDERS, what='model')}")
     words = suite.listed(arguments.horizons)
     if not all(word.isdecimal() and int(word) for word in words):
         raise ValueError(f"evaluate: --horizons is {arguments.horizons}; it should be whole numbers, as 96,192.")

@@ -17,14 +17,13 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from exgate import figure
+from exgate import figure, hint
 from exgate.cli import machine, suite, table
 from exgate.data import series
 from exgate.evaluate import cache, picture
 from exgate.evaluate.search import spread
 from exgate.forecast import Forecaster, backtest
 from exgate.forecast.frame import Frame, needed
-from exgate.models.io import unknown
 
 LEVELS = (80, 95)
 # Arguments of `Forecaster`; "naive" repeats the last season.
@@ -68,7 +67,7 @@ def evaluate(argv: list[str]) -> int:
     models = suite.listed(arguments.models) if arguments.models is not None else _usable(console)
     for name in models:
         if name not in MODELS:
-            raise ValueError(f"evaluate: {unknown(name, MODELS, what='model')}")
+            raise ValueError(f"evaluate: {hint.unknown(name, MODELS, what='model')}")
     suite.whole(
         seeds=arguments.seeds, steps=arguments.steps, season=arguments.season, processes=arguments.processes,
         input_size=arguments.input_size,

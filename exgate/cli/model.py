@@ -1,6 +1,5 @@
 """Opening a model with its tokenizer, as the commands that use one do; no command itself."""
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from exgate import hint
 from exgate.cli import machine
 from exgate.data import tokens
 from exgate.models import io
@@ -75,7 +75,6 @@ def _path(run: str) -> Path:
     # "runs/smal" is a slip where there is a folder "runs", "organisation/name" a name on the hub where there is none.
     if run.count("/") == 1 and not run.startswith((".", "~", "/")) and not path.parent.is_dir():
         return io.local(run)
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    hint = f"Did you mean '{path.parent / near[0]}'?" if near else "`exgate train` makes one."
-    raise FileNotFoundError(f"exgate: there is no run or model '{run}'. {hint}")
+    near = hint.beside(path)
+    advice = f"Did you mean '{near}'?" if near else "`exgate train` makes one."
+    raise FileNotFoundError(f"exgate: there is no run or model '{run}'. {advice}")

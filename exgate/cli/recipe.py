@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import difflib
 import importlib
 import json
 import math
@@ -14,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from exgate import hint
 from exgate.models import io
 
 DEFAULT = "small"
@@ -165,12 +165,11 @@ def find(where: str) -> Path:
     known = names()
     if path.name.removesuffix(".toml") in known and len(path.parts) == 1:
         return known[path.name.removesuffix(".toml")]
-    near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.4)
-    hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(known)}."
     if path.is_dir():
         raise FileNotFoundError(f"recipe: the folder '{where}' is no run: it has no {FILE}")
     raise FileNotFoundError(
-        f"recipe: there is no recipe file or run folder '{where}', nor a recipe of this name. {hint}"
+        f"recipe: there is no recipe file or run folder '{where}', nor a recipe of this name. "
+        + hint.near(path.stem, known)
     )
 
 
@@ -185,7 +184,8 @@ def from_dict(table: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """A recipe from what a TOML file holds. Raises ValueError as `read` does."""
     for key, value in table.items():
         if key not in ("model", *SECTIONS):
-            raise ValueError(f"recipe: '{where}' has an unknown section [{key}]. {_near(key, ['model', *SECTIONS])}")
+            nearest = hint.near(key, ["model", *SECTIONS])
+            raise ValueError(f"recipe: '{where}' has an unknown section [{key}]. {nearest}")
         if not isinstance(value, dict):
             raise ValueError(f"recipe: '{where}' has [{key}] = {value!r}, but it should be a section with keys in it")
     fields = dict(table.get("model", {}))
@@ -240,7 +240,7 @@ def _section(cls: type, table: Mapping[str, Any], where: str) -> Any:
     types = typing.get_type_hints(cls)
     for key in table:
         if key not in types:
-            raise ValueError(f"recipe: {where} has an unknown key '{key}'. {_near(key, types)}")
+            raise ValueError(f"recipe: {where} has an unknown key '{key}'. {hint.near(key, types)}")
     return cls(**{key: _typed(value, types[key], f"{where}: {key}") for key, value in table.items()})
 
 
@@ -259,11 +259,6 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"recipe: {where} is {value!r}; it should be of type {kind.__name__}")
     return value
-
-
-def _near(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
-    return f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(known)}."
 
 
 def _value(value: Any) -> str:

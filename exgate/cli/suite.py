@@ -16,14 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
 
-from exgate import figure
+from exgate import figure, hint
 from exgate.cli import machine, table
 from exgate.data import arena, excerpts, synthetic
 from exgate.data.text import BUILT_IN
 from exgate.evaluate import cache, cost, gradient, peers, picture, trial
 from exgate.evaluate.search import count, search
 from exgate.evaluate.trial import Suite
-from exgate.models.io import unknown
 
 PROCESS = 3 * 2**29  # bytes of memory that a run should find free
 MEMORY = Path("/proc/meminfo")
@@ -129,7 +128,7 @@ def _changed(suite: Suite, arguments: Arguments) -> Suite:
         known = {problem.name: problem for problem in problems}
         for name in (wanted := listed(arguments.problems)):
             if name not in known:
-                raise ValueError(f"evaluate: {unknown(name, known, what='problem')}")
+                raise ValueError(f"evaluate: {hint.unknown(name, known, what='problem')}")
         problems = tuple(known[name] for name in wanted)
     for problem in problems:
         peers.check(models, problem.own(suite.budget).blocks)

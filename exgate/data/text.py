@@ -1,7 +1,6 @@
 """Documents from files, folders, archives, standard input, data sets or CPython's manual, and their split in two."""
 
 import bz2
-import difflib
 import glob
 import gzip
 import hashlib
@@ -12,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from exgate import hint
 
 Document = tuple[str, str]  # its name, its text
 BUILT_IN = "python-manual"
@@ -75,12 +76,9 @@ def _nearest(source: str) -> str:
     while not path.parent.is_dir():
         path = path.parent
     missing = "" if path == Path(source) else f": the folder '{path}' does not exist"
-    here = [BUILT_IN] if path.parent == Path() else []
-    here += sorted(entry.name for entry in path.parent.iterdir())
-    near = difflib.get_close_matches(path.name, here, n=1, cutoff=0.5)
+    near = hint.beside(path, *([BUILT_IN] if path.parent == Path() else []))
     if near:
-        whole = near[0] if near[0] == BUILT_IN else path.parent / near[0]
-        return f"{missing}; did you mean '{whole}'?"
+        return f"{missing}; did you mean '{near}'?"
     return missing or f" (text that is on every machine: '{BUILT_IN}')"
 
 

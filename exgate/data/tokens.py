@@ -4,7 +4,6 @@ Both have `encode`, `decode`, `decode_bytes`, `vocab_size`, `end` (the id that s
 and `save`; `load` opens either. A tokenizer is one file, `tokenizer.json`, beside the model's weights.
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from exgate import files
+from exgate import files, hint
 
 FILE = "tokenizer.json"
 END = "<|end|>"
@@ -158,9 +157,9 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
         if not file.exists():
             raise FileNotFoundError(f"tokens: the folder '{path}' has no {FILE}; this model came without a tokenizer")
     elif not file.exists():
-        near = os.listdir(file.parent) if file.parent.is_dir() else []
-        hint = "".join(f"; did you mean '{file.parent / n}'?" for n in difflib.get_close_matches(file.name, near, n=1))
-        raise FileNotFoundError(f"tokens: there is no tokenizer file or folder '{path}'{hint}")
+        near = hint.beside(file)
+        advice = f"; did you mean '{near}'?" if near else ""
+        raise FileNotFoundError(f"tokens: there is no tokenizer file or folder '{path}'{advice}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exgate import hint
 from exgate.layers.init import small_
 from exgate.models import io
 
@@ -81,7 +82,7 @@ def check(names: Iterable[str], blocks: int | None = None) -> None:
     """
     for name in names:
         if name not in MODELS:
-            raise ValueError(f"evaluate: {io.unknown(name, MODELS, what='model')}")
+            raise ValueError(f"evaluate: {hint.unknown(name, MODELS, what='model')}")
         kinds = len(_FIELDS[name].get("pattern", ""))
         if blocks is not None and kinds > blocks:
             raise ValueError(

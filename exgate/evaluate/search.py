@@ -52,7 +52,7 @@ def search(suite: Suite, compute: Compute) -> dict[str, dict[str, dict[str, Any]
         tried = [first[_key(wanted(problem, model, other, 0))] for other in suite.budget.rates if other != rate]
         table[problem.name][model] = {
             "rate": rate, "parameters": runs[0]["parameters"], "width": runs[0]["width"],
-            "seconds": round(sum(run["seconds"] for run in runs + tried), 1), "validation": losses,
+            "seconds": round(sum(run["seconds"] for run in runs + tried), 3), "validation": losses,
             "buckets": _buckets(problem, runs),
         }  # fmt: skip
     return table

@@ -137,7 +137,7 @@ def run(configuration: dict[str, Any], make: Callable[..., Any]) -> dict[str, An
     else:
         result["validation"] = score(probe, task, budget, problem.train, stream=VALIDATION)
         result["buckets"] = [score(probe, task, budget, bucket) for bucket in problem.buckets]
-    return result | {"seconds": round(time.monotonic() - start, 2)}
+    return result | {"seconds": round(time.monotonic() - start, 3)}
 
 
 def configure(problem: Problem, budget: Budget, model: str, *, rate: float, seed: int) -> dict[str, Any]:

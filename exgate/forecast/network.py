@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from exgate import hint
 from exgate.forecast import online
 from exgate.forecast.windows import Rows, Series, Units, evenly, joined
 from exgate.layers.series import filled
@@ -46,11 +46,7 @@ class Network:
         self, name: str, *, quantiles: Sequence[float], intervals: str | None, options: dict[str, Any]
     ) -> None:
         if name not in NETWORKS:
-            near = difflib.get_close_matches(name, NETWORKS, 1)
-            raise ValueError(
-                f"Forecaster: model is {name!r}; it should be one of {', '.join(NETWORKS)}."
-                + (f" Did you mean {near[0]!r}?" if near else "")
-            )
+            raise ValueError(f"Forecaster: {hint.unknown(name, NETWORKS, what='model')}")
         self.name, self.patched = name, name == "patch_xlstm"
         self.label = NETWORKS[name][0]
         self.quantiles, self.options = tuple(float(level) for level in quantiles), dict(options)

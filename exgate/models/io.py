@@ -7,13 +7,12 @@ The file system is the registry: the name of a model is the name of the file in 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import json
 import os
 import pkgutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -23,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import exgate.models
-from exgate import files
+from exgate import files, hint
 from exgate.layers.linear import CompactLinear
 from exgate.models import foreign
 from exgate.models.foreign_7b import to_transformers
@@ -80,7 +79,7 @@ def config_from_dict(fields: Mapping[str, Any]) -> Any:
     known = {field.name: field for field in dataclasses.fields(cls)}
     for key in fields:
         if key not in known:
-            raise ValueError(f"config of {_name_of(cls)}: {unknown(key, known)}")
+            raise ValueError(f"config of {_name_of(cls)}: {hint.unknown(key, known)}")
     for key, value in fields.items():
         fields[key] = _checked(cls, key, value)
     missing = [
@@ -106,7 +105,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, format: str = "exgat
             express the model (says what).
     """
     if format not in ("exgate", "transformers"):
-        raise ValueError(f"save: {unknown(format, ('exgate', 'transformers'), what='format')}")
+        raise ValueError(f"save: {hint.unknown(format, ('exgate', 'transformers'), what='format')}")
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"save: {folder} is a file, but a model is a folder. Give the name of a folder.")
@@ -178,15 +177,6 @@ def load(
     return model
 
 
-def unknown(key: str, known: Iterable[str], *, what: str = "field") -> str:
-    """The sentence for a wrong key: it names the nearest right one."""
-    known = list(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    if near:
-        return f"unknown {what} '{key}'. Did you mean '{near[0]}'?"
-    return f"unknown {what} '{key}'. There are: {', '.join(known)}."
-
-
 def _is_architecture(module: ModuleType) -> bool:
     return dataclasses.is_dataclass(getattr(module, "Config", None)) and callable(getattr(module, "build", None))
 
@@ -194,7 +184,7 @@ def _is_architecture(module: ModuleType) -> bool:
 def _architecture(model: Any) -> ModuleType:
     known = names()
     if model not in known:
-        raise ValueError(unknown(str(model), known, what="model"))
+        raise ValueError(hint.unknown(str(model), known, what="model"))
     return importlib.import_module(f"exgate.models.{model}")
 
 

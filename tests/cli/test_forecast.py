@@ -110,7 +110,7 @@ def test_seasons():
         (["--target", "day2"], "there is no column 'day2' for --target"),
         (["--horizon", "0"], "--horizon is 0"),
         (["--horizon", "500"], "leave nothing of series 'sold', which has 120"),
-        (["--model", "xlsm"], "model is 'xlsm'"),
+        (["--model", "xlsm"], "unknown model 'xlsm'"),
         (["--season", "0"], "--season is 0; it should be at least 1"),
         (["--input-size", "0"], "--input-size is 0"),
         (["--target", "day"], "--target is 'day', which has no numbers or is taken for times or names"),
@@ -129,7 +129,7 @@ def test_mistakes_are_said_in_a_sentence(tmp_path, capsys, words, said):
     [
         (["--test-windows", "-1"], "--test-windows is -1; it should be at least 0"),
         (["--level", "100"], "--level is 100; it should be between 0 and 100"),
-        (["--model", "xlsm"], "model is 'xlsm'"),
+        (["--model", "xlsm"], "unknown model 'xlsm'"),
         (["--steps", "-5"], "--steps is -5"),
     ],
 )

@@ -82,7 +82,8 @@ def test_a_second_call_computes_nothing(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr() == (shown, "")
     entry = json.loads(first)["problems"]["parity"]["lstm"]
     assert set(entry["validation"]) == {"0.01", "0.001"}
-    assert entry["seconds"] > 0
+    runs = [json.loads(line)["result"] for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert entry["seconds"] == pytest.approx(sum(run["seconds"] for run in runs), abs=1e-3)
     assert entry["buckets"][0]["seeds"] == 2
     assert json.loads(first)["budget"]["steps"] == 2
 
