@@ -19,6 +19,9 @@ KERNELS = ("test_triton.py", "test_triton_cross_entropy.py", "test_persistent.py
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels are tested in its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
+    os.environ.pop(name, None)  # what is captured is no terminal of any kind
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
@@ -32,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before collection, because tests of the kernels are made for, or skipped by, what `native.usable` says then."""
+    native._said = True  # that there are no kernels: a test reads what its own command says
     forced = ExitStack()
     config.add_cleanup(forced.close)
     if config.option.instruction_set:

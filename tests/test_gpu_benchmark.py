@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,8 +54,9 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_a_late_process_is_ended_and_started_anew():
     processes = Processes(dry=True)
     try:
+        processes.start("torch").send_signal(signal.SIGSTOP)  # it never answers
         with pytest.raises(Failed, match="longer than 1 s") as late:
-            processes.ask("torch", "machine", 0.0)  # importing PyTorch alone takes longer
+            processes.ask("torch", "machine", 0.0)
         assert late.value.late
         assert processes.running == {}
         with pytest.raises(Failed, match="no attribute 'nothing'"):

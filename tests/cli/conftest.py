@@ -1,10 +1,16 @@
-"""A tiny model with its tokenizer on disk."""
+"""A tiny model with its tokenizer on disk, and commands that take no GPU."""
 
 import pytest
 import torch
 
 from exgate.data.tokens import ByteTokenizer
 from exgate.models import io, xlstm
+
+
+@pytest.fixture(autouse=True)
+def without_a_gpu(monkeypatch):
+    """What a command says is compared with a model on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture(scope="session")

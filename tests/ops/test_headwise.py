@@ -28,7 +28,8 @@ def test_the_product_and_its_gradients(backend, blocks, size):
         wanted = [exact, *torch.autograd.grad(exact, (wide, weight), dy.double())]
         for one, other in zip(found, wanted, strict=True):
             assert one.dtype == torch.float32
-            assert (one - other).abs().max() <= 2e-6 * (1 + other.abs().max())
+            limit = 4e-6 if backend == "eager" else 2e-6  # it sums in the order of PyTorch's library
+            assert (one - other).abs().max() <= limit * (1 + other.abs().max())
 
 
 @pytest.mark.skipif(native.absent() is not None, reason="no kernels")

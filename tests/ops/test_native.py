@@ -90,7 +90,7 @@ def test_a_fork_starts_its_own_threads(instruction_set):
 
 
 COUNT = """
-import os, sys, torch
+import os, sys, time, torch
 from exgate.ops import native, slstm
 native.instruction_set(sys.argv[1]).__enter__()
 if sys.argv[2] == "own":
@@ -98,12 +98,15 @@ if sys.argv[2] == "own":
 torch.manual_seed(0)
 x, r = torch.randn(3, 6, 4, 4, 8), torch.randn(4, 4, 8, 8)
 before = len(os.listdir("/proc/self/task"))
-def started(threads):
+def started(threads, wanted):
     torch.set_num_threads(threads)
     found.append(slstm(x, r, backend="cpu")[0])
-    return len(os.listdir("/proc/self/task")) - before
+    until = time.monotonic() + 10
+    while (more := len(os.listdir("/proc/self/task")) - before) != int(wanted) and time.monotonic() < until:
+        time.sleep(0.01)  # a thread that is let go takes a moment to end
+    return more
 found = []
-print(*[started(threads) for threads in (1, 3, 2, 4)])
+print(*map(started, (1, 3, 2, 4), sys.argv[3].split()))
 assert all(torch.equal(h, found[0]) for h in found)
 """
 
@@ -113,7 +116,7 @@ assert all(torch.equal(h, found[0]) for h in found)
 @pytest.mark.parametrize(("whose", "threads"), [("PyTorch's", "0 2 1 3"), ("own", "0 2 2 3")])
 def test_threads_are_as_many_as_pytorch_has(instruction_set, whose, threads):
     """PyTorch's OpenMP library lets threads go that are not needed; ours sleep."""
-    command = [sys.executable, "-c", COUNT, instruction_set, whose]
+    command = [sys.executable, "-c", COUNT, instruction_set, whose, threads]
     assert subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout.strip() == threads
 
 
