@@ -21,6 +21,7 @@ PROGRAMS = {
     "language_model.py": (["--steps", "20"], r"step 20: [2-6]\.\d\d bits per byte\nThe "),
     "translate.py": (["--demo", "--pairs", "96", "--epochs", "1", "--beam", "2"], r"\d+ of \d+ test sentences"),
     "phonemes.py": (["--utterances", "10", "--epochs", "1", "--hidden", "8"], r"both: \d+\.\d% of frames"),
+    "export.py": ([], r"20 of 20 tokens are those that `generate` gives"),
     "weights.py": ([], r"xlstm_7b, [\d,]+ parameters"),
 }
 

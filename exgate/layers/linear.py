@@ -33,9 +33,11 @@ SHORT, SMALL = 64, 2**17  # rows and numbers of weights from which oneDNN is not
 
 
 def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
-    if x.numel() < SHORT * x.shape[-1] or weight.numel() < SMALL:  # first: a decoding step asks at every product
+    # The quick questions first: a decoding step asks at every product. Of x not before the second: its rows may be
+    # a symbol, and an exported program would hold for short ones alone.
+    if weight.numel() < SMALL or torch.compiler.is_compiling():
         return False
-    if torch.compiler.is_compiling() or transformed():
+    if x.numel() < SHORT * x.shape[-1] or transformed():
         return False
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False

@@ -14,6 +14,7 @@ from exgate.ops.mlstm import MLSTMState, mlstm
 from exgate.ops.rnn import RNNState, rnn
 from exgate.ops.slstm import SLSTMState, slstm
 from exgate.ops.ssm import SSMState, ssm
+from exgate.ops.state import savable
 from exgate.ops.wkv import WKVState, wkv
 
 __all__ = [
@@ -38,3 +39,7 @@ __all__ = [
     "use_backend",
     "wkv",
 ]
+
+for kind in (AttentionState, ConvState, LSTMState, MLSTMState, RNNState, SLSTMState, SSMState, WKVState):
+    savable(kind)
+del kind, savable

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 State = Any  # a Tensor, None, or a (Named)tuple of States; Python's type system cannot say it more tightly
 
@@ -21,6 +22,12 @@ def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
         return function(state)
     parts = [map_state(function, part) for part in state]
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
+def savable(kind: type) -> None:
+    """Let `torch.export` save and load programs that take or give this NamedTuple: it wants a name, and trust."""
+    _pytree._register_namedtuple(kind, serialized_type_name=f"{kind.__module__}.{kind.__name__}")
+    torch.serialization.add_safe_globals([kind])
 
 
 def detach(state: State) -> State:

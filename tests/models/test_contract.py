@@ -173,6 +173,35 @@ def test_compiles_with_state():
 
 
 @every_model
+def test_a_whole_text_exports_for_any_number_of_rows_and_steps(config, tmp_path):
+    """With gradients, and as a file. Ops that are not PyTorch's own stay one node each."""
+    model, tokens, any_size = build(config), torch.randint(50, (2, 9)), torch.export.Dim.AUTO
+    program = torch.export.export(model, (tokens,), dynamic_shapes={"tokens": {0: any_size, 1: any_size}})
+    torch.export.save(program, tmp_path / "text.pt2")
+    exported = torch.export.load(tmp_path / "text.pt2").module()
+    for shape in ((2, 9), (3, 70)):
+        tokens = torch.randint(50, shape)
+        close(exported(tokens), model(tokens), 1e-4)
+    exported(tokens)[0].square().sum().backward()
+    model(tokens)[0].square().sum().backward()
+    found = dict(exported.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert (found[name].grad - parameter.grad).abs().max() <= 1e-3 * parameter.grad.abs().max(), name
+
+
+@every_model
+def test_a_step_exports_without_custom_ops(config, tmp_path):
+    model = build(config).eval()
+    with torch.no_grad():
+        _, state = model(torch.randint(50, (2, 9)))
+        token = torch.randint(50, (2, 1))
+        program = torch.export.export(model, (token, state))
+        assert not any("exgate" in str(node.target) for node in program.graph.nodes)
+        torch.export.save(program, tmp_path / "step.pt2")
+        close(torch.export.load(tmp_path / "step.pt2").module()(token, state), model(token, state), 1e-4)
+
+
+@every_model
 def test_weight_decay_groups(config):
     model = build(config, device="meta")
     decayed, others = parameter_groups(model, 0.1)

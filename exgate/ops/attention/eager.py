@@ -19,7 +19,8 @@ def run(q, k, v, state, rope_theta: float, window: int | None, reset: Tensor | N
     position = _positions(state.position.long(), reset, steps)
     q, k = (rotate(x.to(state_kind), position, rope_theta) for x in (q, k))
     keys, values = torch.cat([state.k, k], 1), torch.cat([state.v, v.to(state_kind)], 1)
-    simple = not cached and reset is None and (window is None or window >= steps)
+    whole = window is None or (isinstance(steps, int) and window >= steps)  # what may be longer needs the mask
+    simple = not cached and reset is None and whole
     mask = None if simple else _sees(position, cached, window)
     operands = (x.to(kind).transpose(1, 2) for x in (q, keys, values))
     shared = q.shape[2] != keys.shape[2]

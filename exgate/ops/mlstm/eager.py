@@ -38,10 +38,16 @@ def run(q, k, v, i, f, state, input_gate: str, normalize: bool, eps: float, rese
     c, n, m = reference.start(state, q, v)
     kind = c.dtype
     size = min(q.shape[1], chunk_size) if chunk_size else _chunk_size(q.shape[1], q.shape[-1], v.shape[-1])
-    op = _chunkwise if torch.compiler.is_exporting() else torch.ops.exgate.mlstm_eager
+    op = _chunkwise if _exports_plainly(q) else torch.ops.exgate.mlstm_eager
     options = (size, input_gate == "exp", normalize, eps, torch.is_grad_enabled())
     h, c, n, m, *_ = op(q, k, v, i.to(kind), f.to(kind), c, n, m, reset, *options)
     return h, (c, n, m.detach())
+
+
+def _exports_plainly(q: Tensor) -> bool:
+    """Whether to be written out as PyTorch's own operations: for a shape that is fixed, and without gradients."""
+    fixed = all(isinstance(size, int) for size in q.shape)
+    return torch.compiler.is_exporting() and fixed and not torch.is_grad_enabled()
 
 
 def _chunk_size(steps: int, key: int, value: int) -> int:
@@ -186,7 +192,8 @@ def _chunkwise(
         nqs[group] = nq
         num *= _scale(nq, gates.m[group], normalize, eps)
         _store(h, group, size, num)
-    saved = (cs, ns, nqs) if saves else (c.new_empty(0), c.new_empty(0), c.new_empty(0))
+    # nq lies flat: a dimension of chunks, which may be one or many, would tie an exported program to few or many steps
+    saved = (cs, ns, nqs.flatten()) if saves else (c.new_empty(0), c.new_empty(0), c.new_empty(0))
     return h, cs[last].clone(), ns[last].clone(), gates.m[-1, ..., -1].clone(), *saved
 
 
@@ -200,6 +207,7 @@ def _chunkwise_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     steps, key, kind, operands = q.shape[1], q.shape[-1], cs.dtype, q.dtype
     gates = _Gates(i, f, m, reset, size, exponential, key)
+    nqs = nqs.view(gates.m.shape)
     dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     dlog_i, dlog_f = torch.empty_like(gates.m), torch.empty_like(gates.m)
     for group in reversed(_groups(gates, key)):
@@ -273,7 +281,8 @@ def _(q, k, v, i, f, c, n, m, reset, size, exponential, normalize, eps, saves):
     batch, steps, heads, key = q.shape
     count = -(-steps // size)
     last = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (c, n, m)]
-    shapes = [(count + 1, batch, heads, key, v.shape[-1]), (count + 1, batch, heads, key), (count, batch, heads, size)]
+    sums = (count + 1, batch, heads, key)
+    shapes = [(*sums, v.shape[-1]), sums, (count * batch * heads * size,)]
     return v.new_empty(v.shape), *last, *(c.new_empty(shape if saves else (0,)) for shape in shapes)
 
 

@@ -21,7 +21,7 @@ def _forward(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, h: Tensor, l: Tensor, m: Tensor,
     reset: Tensor | None, chunk: int, saves: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The output, the last h, l and m, and for backward h and l before each chunk, (B, chunks, D) each."""
+    """The output, the last h, l and m, and for backward h and l before each chunk, (B, chunks, D) each, flat."""
     inputs = native.contiguous(k, v, w, u, h, l, m, reset)
     out = eager.outputs(k, v, w, u, h, l, m, reset, chunk, saves)
     kept = out[4:] if saves else (None, None)

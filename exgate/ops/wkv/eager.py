@@ -53,7 +53,10 @@ def _forward(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, h: Tensor, l: Tensor, m: Tensor,
     reset: Tensor | None, chunk: int, saves: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The output, the last h, l and m, and for backward h and l before each chunk, (B, chunks, D) each."""
+    """The output, the last h, l and m, and for backward h and l before each chunk, (B, chunks, D) each, flat.
+
+    A dimension of chunks, which may be one or many, would tie an exported program to few or many steps.
+    """
     hs, ls, m = _between(k, v, w, h, l, m, reset, chunk)
     y, h, l = torch.empty_like(k, memory_format=torch.contiguous_format), hs, ls
     last = (k.shape[1] - 1) % chunk
@@ -61,7 +64,7 @@ def _forward(
         y[:, at::chunk] = y_at
         if at == last:
             h, l = h_at[:, -1].clone(), l_at[:, -1].clone()
-    saved = (hs, ls) if saves else (h.new_empty(0), h.new_empty(0))
+    saved = (hs.flatten(), ls.flatten()) if saves else (h.new_empty(0), h.new_empty(0))
     return y, h, l, m, *saved
 
 
@@ -126,6 +129,7 @@ def _backward(
     dy: Tensor, dh: Tensor, dl: Tensor,
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, last: Tensor, hs: Tensor, ls: Tensor, reset: Tensor | None, chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    hs, ls = (x.view(k.shape[0], -1, k.shape[2]) for x in (hs, ls))
     steps = []
     for at, (h, p, g, y, _, _) in enumerate(_steps(k, v, w, u, hs, ls, reset, chunk)):
         bonus, q = p * dy[:, at::chunk], (1 - p).mul_(dy[:, at::chunk])
@@ -158,7 +162,7 @@ def _backward(
 def outputs(k, v, w, u, h, l, m, reset, chunk, saves) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Room for what forward returns."""
     batch, steps, dim = k.shape
-    kept = (batch, (steps - 1) // chunk + 1, dim) if saves else (0,)
+    kept = (batch * ((steps - 1) // chunk + 1) * dim if saves else 0,)
     h, l, m = (k.new_empty(batch, dim) for _ in range(3))
     return k.new_empty(k.shape), h, l, m, k.new_empty(kept), k.new_empty(kept)
 
