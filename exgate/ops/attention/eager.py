@@ -19,12 +19,12 @@ def run(q, k, v, state, rope_theta: float, window: int | None, reset: Tensor | N
     position = _positions(state.position.long(), reset, steps)
     q, k = (rotate(x.to(state_kind), position, rope_theta) for x in (q, k))
     keys, values = torch.cat([state.k, k], 1), torch.cat([state.v, v.to(state_kind)], 1)
-    whole = window is None or (isinstance(steps, int) and window >= steps)  # what may be longer needs the mask
-    simple = not cached and reset is None and whole
-    mask = None if simple else _sees(position, cached, window)
+    # An exported program may be given more steps than its example: it has the mask of its window at any length.
+    outside = window is not None and (torch.compiler.is_exporting() or window < steps)
+    mask = _sees(position, cached, window) if cached or reset is not None or outside else None
     operands = (x.to(kind).transpose(1, 2) for x in (q, keys, values))
-    shared = q.shape[2] != keys.shape[2]
-    y = scaled_dot_product_attention(*operands, attn_mask=mask, is_causal=simple, enable_gqa=shared).transpose(1, 2)
+    shared = {"enable_gqa": True} if q.shape[2] != keys.shape[2] else {}  # decided here: sizes may be symbols
+    y = scaled_dot_product_attention(*operands, attn_mask=mask, is_causal=mask is None, **shared).transpose(1, 2)
     after = position[:, -1] + 1
     if reset is not None:  # nothing of a document that is over is handed on
         over = torch.arange(cached + steps, 0, -1, device=q.device) > after[:, None]

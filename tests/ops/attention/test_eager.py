@@ -37,6 +37,22 @@ def test_a_window_sees_its_own_step_and_those_just_before():
     assert attention(q, k, v, window=1)[1].k.shape[1] == 0
 
 
+def test_a_window_compiles_for_any_length():
+    """Two graphs: within the window PyTorch's causal form, beyond it the mask."""
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(lambda *x: attention(*x, window=20)[0], backend=count, dynamic=True, fullgraph=True)
+    for time in (8, 13, 17, 40, 64):
+        x = inputs(time=time)
+        torch.testing.assert_close(compiled(*x), attention(*x, window=20)[0])
+    assert len(graphs) == 2
+
+
 def test_a_state_with_a_window_is_bounded():
     state = None
     for _ in range(9):
