@@ -1,8 +1,12 @@
 """A tiny model with its tokenizer on disk, and commands that take no GPU."""
 
+import os
+import signal
+
 import pytest
 import torch
 
+from exgate.cli import train
 from exgate.data.tokens import ByteTokenizer
 from exgate.models import io, xlstm
 
@@ -11,6 +15,21 @@ from exgate.models import io, xlstm
 def without_a_gpu(monkeypatch):
     """What a command says is compared with a model on the CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C before the third step of whatever trains, until it is undone."""
+    real = train.Windows.__next__
+
+    def interrupting(self):
+        if self.position["index"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Windows, "__next__", interrupting)
+        yield patched
 
 
 @pytest.fixture(scope="session")

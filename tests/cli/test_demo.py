@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -57,15 +55,7 @@ def test_a_finished_demo_is_shown_again(small: Path, capsys: pytest.CaptureFixtu
     assert (small / "runs" / "tiny-lstm" / "metrics.jsonl").read_bytes() == metrics
 
 
-def test_a_demo_of_other_steps_says_what_to_do(small: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
-    real = train.Windows.__next__
-
-    def interrupting(self):
-        if self.position["index"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(self)
-
-    monkeypatch.setattr(train.Windows, "__next__", interrupting)
+def test_a_demo_of_other_steps_says_what_to_do(small: Path, capsys: pytest.CaptureFixture[str], interrupted):
     assert demo.main(["--folder", "dm", "--steps", "9"]) == 130
     assert f"Go on with: {train.program()} demo --folder dm --steps 9\n" in capsys.readouterr().out
     with pytest.raises(

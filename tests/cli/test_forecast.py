@@ -110,7 +110,6 @@ def test_seasons():
         (["--target", "day2"], "there is no column 'day2' for --target"),
         (["--horizon", "0"], "--horizon is 0"),
         (["--horizon", "500"], "leave nothing of series 'sold', which has 120"),
-        (["--model", "xlsm"], "unknown model 'xlsm'"),
         (["--season", "0"], "--season is 0; it should be at least 1"),
         (["--input-size", "0"], "--input-size is 0"),
         (["--target", "day"], "--target is 'day', which has no numbers or is taken for times or names"),

@@ -8,7 +8,6 @@ import io as streams
 import json
 import os
 import shutil
-import signal
 import sys
 import types
 
@@ -166,19 +165,11 @@ def test_damaged_checkpoint(here, capsys):
     assert "goes on from step-00000002" in err
 
 
-def test_stopped_by_a_signal(here, capsys, monkeypatch):
-    real = command.Windows.__next__
-
-    def interrupting(self):
-        if self.position["index"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(self)
-
-    monkeypatch.setattr(command.Windows, "__next__", interrupting)
+def test_stopped_by_a_signal(here, capsys, interrupted):
     assert go(here) == 130
     again = f"Go on with: {command.program()} train"
     assert f"Stopped at step 2 of 4 by Ctrl-C; everything is saved. {again}" in capsys.readouterr().out
-    monkeypatch.setattr(command.Windows, "__next__", real)
+    interrupted.undo()
     assert go(here) == 0
 
 
