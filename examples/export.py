@@ -60,7 +60,10 @@ def main() -> None:
         file, beginning = Path(folder) / "step.pt2", Path(folder) / "state.pt"
         text = torch.randint(0, model.embed.num_embeddings, (1, 33))
         _, state = model(text[:, :-1])  # a text is read at once; then come the steps
-        program = torch.export.export(Step(model), (text[:, -1:], flatten(state)))
+        step = Step(model)
+        if any(x.shape != y.shape for x, y in zip(flatten(state).values(), flatten(step.form).values(), strict=True)):
+            raise SystemExit("The state of this model grows with every step: a program would fit the first one alone.")
+        program = torch.export.export(step, (text[:, -1:], flatten(state)))
         torch.export.save(program, file)
         torch.save(flatten(state), beginning)
         command = [sys.executable, "-c", ALONE, str(file), str(beginning), str(int(text[0, -1])), "20"]

@@ -33,8 +33,8 @@ SHORT, SMALL = 64, 2**17  # rows and numbers of weights from which oneDNN is not
 
 
 def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
-    # The quick questions first: a decoding step asks at every product. Of x not before the second: its rows may be
-    # a symbol, and an exported program would hold for short ones alone.
+    # The quick questions first: a decoding step asks at every product. Those of x only where nothing is traced: its
+    # rows may be a symbol, and asking whether they are few would make a program for few rows alone.
     if weight.numel() < SMALL or torch.compiler.is_compiling():
         return False
     if x.numel() < SHORT * x.shape[-1] or transformed():

@@ -1,4 +1,4 @@
-"""What the configs of the language models check when they are made, so that a mistake is found where it was written."""
+"""What configs check when they are made, so that a mistake is found where it was written."""
 
 from typing import Any
 

@@ -29,6 +29,8 @@ from exgate.models.foreign_7b import to_transformers
 from exgate.models.lm import LanguageModel
 from exgate.models.weights import Plan, Reading, Weights, same
 
+BEST = "best"  # the folder of a run's best model
+
 
 def names() -> list[str]:
     """The models that can be built: the files of this folder that have a `Config` and a `build`."""
@@ -220,8 +222,8 @@ def _checked_numbers(cls: type, key: str, value: Any, kind: Any) -> tuple[Any, .
 def local(path: str | os.PathLike[str]) -> Path:
     """The path itself, or the folder to which a name on the Hugging Face hub was downloaded."""
     local = Path(path).expanduser()
-    if (local / "best" / "config.json").exists() and not (local / "config.json").exists():
-        return local / "best"  # of a run
+    if (local / BEST / "config.json").exists() and not (local / "config.json").exists():
+        return local / BEST
     if local.exists():
         return local
     parts = str(path).split("/")

@@ -40,6 +40,4 @@ __all__ = [
     "wkv",
 ]
 
-for kind in (AttentionState, ConvState, LSTMState, MLSTMState, RNNState, SLSTMState, SSMState, WKVState):
-    savable(kind)
-del kind, savable
+savable(AttentionState, ConvState, LSTMState, MLSTMState, RNNState, SLSTMState, SSMState, WKVState)

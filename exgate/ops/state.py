@@ -24,10 +24,11 @@ def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
 
 
-def savable(kind: type) -> None:
-    """Let `torch.export` save and load programs that take or give this NamedTuple: it wants a name, and trust."""
-    _pytree._register_namedtuple(kind, serialized_type_name=f"{kind.__module__}.{kind.__name__}")
-    torch.serialization.add_safe_globals([kind])
+def savable(*kinds: type) -> None:
+    """Let `torch.export` save and load programs that take or give these NamedTuples: it wants names, and trust."""
+    for kind in kinds:
+        _pytree._register_namedtuple(kind, serialized_type_name=f"{kind.__module__}.{kind.__name__}")
+    torch.serialization.add_safe_globals(list(kinds))
 
 
 def detach(state: State) -> State:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from exgate import files
 from exgate.models import io
 
-FOLDER, BEST = "checkpoints", "best"
+FOLDER, BEST = "checkpoints", io.BEST
 MODEL, TENSORS, RECORD, SUMS = "model.safetensors", "training.safetensors", "training.json", "checksums.json"
 
 
